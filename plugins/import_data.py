@@ -15,8 +15,9 @@ from pydantic import field_validator
 
 from core import Config, Estimate, GuardExample, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
 from core.files import replace_file
-from core.reading import AmbiguousLayout, BadRow, ReadResult, Row, read_examples, read_hub, read_rows, to_examples
+from core.reading import AmbiguousLayout, ReadResult, read_examples, to_examples
 from core.records import TASKS
+from core.rows import BadRow, Row, read_hub, read_rows
 from core.split_guard import find_hits, keys_to_register
 from core.splits import assign_splits
 from core.words import plural

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from core import GuardExample, Labels, UserError
 from core.plugins import load_plugins
-from core.reading import MAX_ROW_BYTES, AmbiguousLayout, BadRow, Row, detect, parse_json, read_examples, read_hub, read_rows, to_examples
+from core.reading import AmbiguousLayout, detect, read_examples, to_examples
+from core.rows import MAX_ROW_BYTES, BadRow, Row, parse_json, read_hub, read_rows
 from core.splits import assign_splits
 
 LAYOUTS = load_plugins(installed=False).data_formats

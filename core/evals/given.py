@@ -14,8 +14,8 @@ from typing import Any
 from core.evals.rows import gold_of
 from core.formats import RowError
 from core.methods import UserError
-from core.reading import BadRow, read_rows
 from core.records import TASKS, GuardExample, Task
+from core.rows import BadRow, read_rows
 
 LAYOUT = "generated-predictions"
 

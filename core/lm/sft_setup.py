@@ -145,6 +145,7 @@ def _arguments(job: SftJob, run: ActiveRun, plan: Plan, config: Any, evaluates: 
         save_steps = eval_steps * max(1, round(save_steps / eval_steps))
     checkpointing = _needs_checkpointing(job, config, device, largest)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.dir / "tensorboard"))
+    os.environ.setdefault("WANDB_DIR", str(run.dir))
     return SFTConfig(
         output_dir=str(run.dir), max_steps=plan.steps, per_device_train_batch_size=1, gradient_accumulation_steps=plan.passes_per_step,
         learning_rate=job.learning_rate, lr_scheduler_type=job.lr_scheduler_type, warmup_steps=math.ceil(job.warmup_ratio * plan.steps),
