@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from core.formats import DataFormat, Parsed, PromptFormat, RowError
     from core.hookspecs import hookimpl
     from core.methods import Config, Estimate, FromRun, Method, OneOf, Problem, Stage, UserError, setting
-    from core.records import ChatExample, GuardExample, Labels, Prediction, Record
+    from core.records import ChatExample, GuardExample, HardSample, Labels, MinedSample, Output, Prediction, Preference, Record
 
 __all__ = [
     "ChatExample",
@@ -21,11 +21,15 @@ __all__ = [
     "Estimate",
     "FromRun",
     "GuardExample",
+    "HardSample",
     "Labels",
     "Method",
+    "MinedSample",
     "OneOf",
+    "Output",
     "Parsed",
     "Prediction",
+    "Preference",
     "Problem",
     "PromptFormat",
     "Record",
@@ -40,7 +44,7 @@ _HOME = {
     "core.formats": ("DataFormat", "Parsed", "PromptFormat", "RowError"),
     "core.hookspecs": ("hookimpl",),
     "core.methods": ("Config", "Estimate", "FromRun", "Method", "OneOf", "Problem", "Stage", "UserError", "setting"),
-    "core.records": ("ChatExample", "GuardExample", "Labels", "Prediction", "Record"),
+    "core.records": ("ChatExample", "GuardExample", "HardSample", "Labels", "MinedSample", "Output", "Prediction", "Preference", "Record"),
 }
 
 

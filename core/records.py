@@ -115,6 +115,69 @@ class Prediction(Record):
     """An ancestor run of the model trained on this row (promise 5)."""
 
 
+class Output(Record):
+    """One of the k answers that were sampled for a row."""
+
+    text: str
+    predicted: Labels
+    """What the prompt format's parser read; None = no readable label for that task."""
+    tokens: int = 0
+    finish: Literal["stop", "length", "given"] = "stop"
+
+
+class MinedSample(Record):
+    """One training row with the k answers a guard gave to it, as written to outputs.jsonl by mining; hard or not."""
+
+    row: int
+    """Index in the mined set, from 0."""
+    prompt: str
+    response: str | None = None
+    gold: Labels
+    outputs: list[Output]
+    model: str
+    """Reference of the model that answered."""
+    prompt_format: str
+    source: str = ""
+    category: str = ""
+
+
+class HardSample(MinedSample):
+    """A mined row whose answers are partly right and partly wrong, with the numbers that say how hard it is for the guard."""
+
+    task: Task
+    """The first task, in the order request, response, completion, on which the answers are mixed (GuardReasoner's released code)."""
+    k_correct: int
+    k_incorrect: int
+    k_unparsed: int
+    difficulty: float = Field(ge=0, le=1)
+    """k_incorrect / (k_correct + k_incorrect)."""
+
+
+class Preference(Record):
+    """A better and a worse answer to one prompt: TRL's preference format, and a weight."""
+
+    prompt: str | list[dict[str, str]]
+    """Text, or messages where the prompt format goes through the chat template; `chosen` and `rejected` are of the same kind."""
+    chosen: str | list[dict[str, str]]
+    rejected: str | list[dict[str, str]]
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """alpha of HS-DPO, GuardReasoner eq. 3; multiplies the DPO term of this pair."""
+    why: str = ""
+    """How the pair was chosen, in words."""
+    prompt_format: str = ""
+    model: str = ""
+    """Reference of the model that wrote both answers."""
+    task: Task | None = None
+    k_correct: int | None = None
+    k_incorrect: int | None = None
+    user_prompt: str | None = None
+    """The judged interaction itself, which the split guard knows; `prompt` has the guard's instruction around it."""
+    user_response: str | None = None
+    source: str = ""
+    row: int | None = None
+    """Index in the mined set."""
+
+
 RecordT = TypeVar("RecordT", bound=Record)
 
 
