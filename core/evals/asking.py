@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ from core.words import plural
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
+    from core.lm.engines import EngineName
     from core.lm.load import Found
 
 
@@ -37,6 +38,7 @@ class Asking:
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantization: Literal["none", "nf4"] = "none"
+    engine: EngineName = "auto"
 
 
 @dataclass(frozen=True)
@@ -117,31 +119,31 @@ def _answered(model: str, chosen: Chosen, run: Run) -> set[Key]:
 
 def _answers(plan: Plan, how: Asking, todo: list[int], run: ActiveRun) -> Iterator[tuple[Question, Any]]:
     """(question, what the model wrote) as each becomes ready; a question keeps its number, so that sampling repeats on resume."""
-    from core.lm.generate import generate
-    from core.lm.load import load_model
-    from core.lm.template import render_chat
+    from core.lm.engines import open_engine
 
     asked = plan.prompt_format
+    picks = any(asked.choices(plan.questions[number].example) for number in todo)
     run.log(f"loading {plan.ref}")
-    loaded = load_model(plan.ref, run.workspace.runs_dir, device=how.device, dtype=how.dtype,
-                        quantization=None if how.quantization == "none" else how.quantization)
-    run.log(f"asking {plan.ref} {plural(len(todo), 'question')} in {asked.name}")
-    texts = (plan.questions[number].text for number in todo)
-    prompts = (render_chat(loaded.tokenizer, text) for text in texts) if asked.chat else texts
-    if any(asked.choices(plan.questions[number].example) for number in todo):
-        yield from _picked(plan, loaded, list(prompts), todo, run)
-        return
-    for made in generate(loaded, prompts, indices=todo, ordered=False, max_new_tokens=how.max_new_tokens or asked.max_new_tokens,
-                         temperature=how.temperature, top_p=how.top_p, seed=how.seed, add_special_tokens=not asked.chat,
-                         is_complete=asked.is_complete, should_stop=run.should_stop):
-        yield plan.questions[made.index], made
+    with open_engine(plan.ref, run.workspace, "own" if picks else how.engine, device=how.device, dtype=how.dtype,  # picking needs weights
+                     quantization=None if how.quantization == "none" else how.quantization, log=run.log) as engine:
+        run.log(f"asking {plan.ref} {plural(len(todo), 'question')} in {asked.name}")
+        texts = (plan.questions[number].text for number in todo)
+        if picks:
+            yield from _picked(plan, engine.loaded, texts, todo, run)
+            return
+        for made in engine.answers(texts, indices=todo, ordered=False, max_new_tokens=how.max_new_tokens or asked.max_new_tokens,
+                                   temperature=how.temperature, top_p=how.top_p, seed=how.seed, chat=asked.chat,
+                                   is_complete=asked.is_complete, should_stop=run.should_stop):
+            yield plan.questions[made.index], made
 
 
-def _picked(plan: Plan, loaded: Any, prompts: list[str], todo: list[int], run: ActiveRun) -> Iterator[tuple[Question, Any]]:
+def _picked(plan: Plan, loaded: Any, texts: Iterable[str], todo: list[int], run: ActiveRun) -> Iterator[tuple[Question, Any]]:
     """The likeliest of the answers that a format allows, for the questions that allow the same ones together."""
     from core.lm.choose import choose
+    from core.lm.engines import rendered
 
     asked = plan.prompt_format
+    prompts = rendered(loaded.tokenizer, texts, asked.chat)
     groups: dict[tuple[str, ...], list[tuple[int, str]]] = {}
     for number, prompt in zip(todo, prompts, strict=True):
         groups.setdefault(asked.choices(plan.questions[number].example), []).append((number, prompt + asked.answer_start))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from core.methods import UserError
+from core.answer_log import AnswerLog, read_log
 from core.records import Prediction, Task, lines_of
 
 FILE = "predictions.jsonl"
+PredictionLog = AnswerLog
+"""predictions.jsonl is written as any log of answers is."""
 Which = Literal["all", "wrong", "unparsed", "differ"]
 
 
@@ -28,44 +30,7 @@ def key_of(prediction: Prediction) -> Key:
 
 def read_predictions(path: Path) -> Iterator[Prediction]:
     """Answers one after the other, never all in memory; a torn last line (a crash while writing) is left out."""
-    if not path.exists():
-        return
-    for number, line in lines_of(path):
-        if line.endswith(b"\n"):
-            try:
-                yield Prediction.model_validate_json(line)
-            except ValueError as error:
-                raise UserError(f"{path}, line {number} is damaged ({str(error).splitlines()[0]}); run the evaluation again.") from None
-
-
-class PredictionLog:
-    """Appends answers. Opening it cuts off a torn last line, which a later answer would otherwise be glued to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.exists():
-            _cut_torn_line(path)
-
-    def __enter__(self) -> PredictionLog:
-        self._file: IO[bytes] = self.path.open("ab", buffering=0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, prediction: Prediction) -> None:
-        """Write one answer, whole, at once."""
-        self._file.write(prediction.model_dump_json(exclude_none=True).encode() + b"\n")
-
-
-def _cut_torn_line(path: Path) -> None:
-    whole = 0
-    for _, line in lines_of(path):
-        if line.endswith(b"\n"):
-            whole += len(line)
-    if whole != path.stat().st_size:
-        with path.open("rb+") as file:
-            file.truncate(whole)
+    return read_log(path, Prediction, "run the evaluation again")
 
 
 class RowView(NamedTuple):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,8 +36,14 @@ class Table:
     def __init__(self) -> None:
         self.first = self.used = self.rows = self.height = self.columns = 0
         self.cache: Any = None
+        self.prefix: Any = None
+        """Not read again: every row has its own copy of the shared beginning."""
 
-    def reserve(self, running: list[Row], coming: list[Row], like: Any) -> None:
+    def room(self, rows: list[Row], _: int) -> int:
+        """Tokens that these rows need at most; what their prompts share is stored with each."""
+        return len(rows) * max((len(row.prompt) + row.limit for row in rows), default=0)
+
+    def reserve(self, running: list[Row], coming: list[Row], like: Any, _: int) -> None:
         """Room for `coming` beside `running`, until every one of them has reached its limit."""
         height = len(running) + len(coming)
         longest = max(len(row.prompt) for row in coming)
@@ -51,15 +59,25 @@ class Table:
         for fresh, layer in zip(cache.layers, self.cache.layers, strict=True):
             layer.fill(position, row.start, self.used, fresh, source, head)
 
-    def move(self, source: int, target: int, start: int) -> None:
-        """Put row `source`, whose tokens begin at column `start`, in the place of row `target`."""
+    def move(self, source: int, target: int, row: Row) -> None:
+        """Put `row`, which is number `source`, in the place of number `target`."""
         for layer in self.cache.layers:
-            layer.copy_row(source, target, start, self.used)
+            layer.copy_row(source, target, row.start, self.used)
 
     def trim(self, running: list[Row]) -> None:
         """Columns that no running row uses any more are not read again."""
         self.rows = len(running)
         self.first = min((row.start for row in running), default=self.used)
+
+    @contextmanager
+    def reading(self, rows: list[Row], _config: Any, device: Any) -> Iterator[tuple[Any, Any]]:
+        """(attention mask, cache) for one decoding step of all rows."""
+        import torch
+
+        starts = torch.tensor([row.start for row in rows], device=device)
+        columns = torch.arange(self.first, self.used + 1, device=device)
+        yield (columns >= starts[:, None]).long(), self.cache
+        self.used += 1
 
     def _rebuild(self, running: list[Row], height: int, longest: int, ahead: int, like: Any) -> None:
         """New buffers, without the columns that are no longer used and with room for the longest row."""

@@ -58,10 +58,10 @@ def _scores(loaded: Loaded, heads: list[list[int]], ends: list[list[int]]) -> li
         ids[number, longest - len(row):] = torch.tensor(row)
         mask[number, longest - len(row):] = 1
     places = (mask.cumsum(1) - 1).clamp(min=0)
-    device = loaded.model.device
-    with torch.inference_mode():
-        logits: Any = loaded.model(input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=places.to(device),
-                                   use_cache=False, logits_to_keep=most + 1).logits
+    with torch.inference_mode(), loaded.activate() as model:
+        device = model.device
+        logits: Any = model(input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=places.to(device),
+                            use_cache=False, logits_to_keep=most + 1).logits
     logs = logits.float().log_softmax(-1).cpu()
     sums = torch.empty(len(heads), len(ends))
     for number in range(len(rows)):

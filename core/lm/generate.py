@@ -1,8 +1,10 @@
 """Answers for many prompts at once: the engine behind evaluation and mining.
 
-Decoding is bound by reading weights and cache, so many rows share each step. A row leaves the batch the moment its answer is
-whole and a waiting one takes its place. What one row answers does not depend on its neighbours: greedy rows are those of plain
-`model.generate` (float32, up to rounding), and sampling draws noise from (seed, row, sample, step) alone.
+Decoding is bound by reading weights and cache, so many rows share each step, and what prompts have in common is computed and
+kept once: the beginning of all of them (batch_prefix.py) and each prompt for all its samples (batch_shared.py). A row leaves the
+batch the moment its answer is whole and a waiting one takes its place. What one row answers does not depend on its neighbours:
+greedy rows are those of plain `model.generate` (float32, up to rounding), and sampling draws noise from (seed, row, sample, step)
+alone.
 """
 
 from __future__ import annotations
@@ -14,15 +16,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from core.lm.batch_prefix import SharedPrefix
 from core.lm.batch_rows import Row, Table
+from core.lm.batch_shared import SharedTable, can_share
 from core.lm.load import Loaded
 from core.lm.sampling import Draw
 from core.methods import UserError
 
 MAX_ROWS = {"cpu": 64, "cuda": 256, "mps": 32}
 PREFILL_TOKENS = {"cpu": 4096, "cuda": 32768, "mps": 4096}
-MIN_PREFIX = 16
-"""Shorter common beginnings are not worth a forward pass of their own."""
+GROUP_TOKENS = 512
+"""From this size on a group of prompts takes no one in that is much shorter: padding would cost more than a second pass."""
 CHECK_EVERY = 8
 """Tokens between two looks at whether an answer is complete; a line break is looked at as well."""
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
@@ -41,27 +45,31 @@ class Generated:
     finish: Literal["stop", "length"]
     seconds: float
     note: str = ""
+    counted: int = 0
+    """Tokens as a server counts them, which does not say which they are."""
 
     @property
     def tokens(self) -> int:
         """How many tokens were generated."""
-        return len(self.token_ids)
+        return len(self.token_ids) or self.counted
 
 
 def generate(loaded: Loaded, prompts: Iterable[str], *, max_new_tokens: int = 256, temperature: float = 0.0, top_p: float = 1.0,
              seed: int = 42, samples: int = 1, indices: Iterable[int] | None = None, add_special_tokens: bool = False,
              is_complete: Callable[[str], bool] | None = None, batch_tokens: int | None = None, ordered: bool = True,
-             should_stop: Callable[[], bool] | None = None, on_batch: Callable[[int, int, int], None] | None = None) -> Iterator[Generated]:
+             should_stop: Callable[[], bool] | None = None, on_batch: Callable[[int, int, int], None] | None = None,
+             prefix: SharedPrefix | None = None) -> Iterator[Generated]:
     """Answer `prompts` (whole rendered texts), `samples` times each; yields in input order, samples of a prompt together.
 
     indices: the rows' own numbers, where they are not 0, 1, 2, ...; noise depends on them, so a resumed run passes the old ones.
     is_complete(text): the answer is whole, stop this row. batch_tokens: prompt + answer tokens held at once (default: by memory).
     ordered=False: yield each answer when it is ready. should_stop: asked at every step; what is finished is still yielded, in order,
-    with gaps. on_batch(finished, running, tokens): called every few steps with totals of this call. Memory does not grow with rows.
+    with gaps. on_batch(finished, running, tokens): called every few steps with totals of this call. Memory does not grow with rows:
+    prompts are read a few batches ahead at most. prefix: what an earlier call with this very model and adapter found and computed.
     """
     if max_new_tokens < 1 or samples < 1 or temperature < 0 or not 0 < top_p <= 1:
         raise ValueError("max_new_tokens and samples must be at least 1, temperature 0 or more, top_p in (0, 1]")
-    engine = _Engine(loaded, Draw(temperature, top_p, seed), is_complete, batch_tokens)
+    engine = _Engine(loaded, Draw(temperature, top_p, seed), is_complete, batch_tokens, prefix or SharedPrefix())
     source = _Source(loaded, zip(itertools.count() if indices is None else indices, prompts, strict=False), engine, max_new_tokens, samples,
                      add_special_tokens)
     ready: dict[int, Generated] = {}
@@ -86,13 +94,13 @@ def generate(loaded: Loaded, prompts: Iterable[str], *, max_new_tokens: int = 25
 
 
 class _Source:
-    """Reads prompts a window at a time, tokenised and longest first: similar lengths waste little padding."""
+    """Reads prompts a batch at a time and tokenises them. They start in input order, so that answers are ready in about that order."""
 
     def __init__(self, loaded: Loaded, pairs: Iterator[tuple[int, str]], engine: _Engine, max_new_tokens: int, samples: int,
                  add_special_tokens: bool) -> None:
         self.loaded, self.pairs, self.engine = loaded, pairs, engine
         self.max_new_tokens, self.samples, self.add_special_tokens = max_new_tokens, samples, add_special_tokens
-        self.window = max(1, 4 * engine.max_rows // samples)
+        self.window = max(1, engine.max_rows // samples)
         self.waiting: list[Row] = []
         self.refused: list[Row] = []
         self.made = 0
@@ -108,7 +116,7 @@ class _Source:
             return
         encoded = self.loaded.tokenizer([text for _, text in pairs], add_special_tokens=self.add_special_tokens)["input_ids"]
         rows = [row for (index, _), ids in zip(pairs, encoded, strict=True) for row in self._rows(index, list(ids))]
-        self.waiting = sorted((row for row in rows if row.limit > 0), key=lambda row: (-len(row.prompt), row.number))
+        self.waiting = [row for row in rows if row.limit > 0]
         self.refused = [row for row in rows if row.limit <= 0]
         self.engine.share_prefix([row.prompt for row in self.waiting])
 
@@ -129,7 +137,8 @@ class _Source:
 class _Engine:
     """The running batch: one cache table, one decode step at a time."""
 
-    def __init__(self, loaded: Loaded, draw: Draw, is_complete: Callable[[str], bool] | None, batch_tokens: int | None) -> None:
+    def __init__(self, loaded: Loaded, draw: Draw, is_complete: Callable[[str], bool] | None, batch_tokens: int | None,
+                 prefix: SharedPrefix) -> None:
         self.loaded, self.draw, self.is_complete = loaded, draw, is_complete
         self.tokenizer = loaded.tokenizer
         model = loaded.model
@@ -137,32 +146,21 @@ class _Engine:
         self.device = model.device
         kind = self.device.type
         self.context = int(getattr(self.config, "max_position_embeddings", None) or 2**31)
-        self.can_share = _layers_are_plain(model.config, str(loaded.ref))
+        self.plain = layers_are_plain(model.config, str(loaded.ref))
         self.max_rows = MAX_ROWS.get(kind, 32)
         self.prefill_tokens = PREFILL_TOKENS.get(kind, 4096)
-        self.budget = batch_tokens or _token_budget(self.config, model.dtype, self.device)
-        self.stop_ids = _stop_ids(model, self.tokenizer)
+        self.budget = batch_tokens or token_budget(self.config, model.dtype, self.device)
+        self.stop_ids = stop_ids(model, self.tokenizer)
         self.pad = self.tokenizer.pad_token_id or 0
         self.breaks = functools.cache(lambda token: "\n" in self.tokenizer.decode([token]))
         self.rows: list[Row] = []
-        self.table = Table()
-        self.prefix: list[int] | None = None  # None: not looked for yet; []: there is none
-        self.prefix_cache: Any = None
+        self.table: Table | SharedTable = SharedTable() if can_share(model, self.config, self.plain) else Table()
+        self.prefix = prefix
 
     def share_prefix(self, prompts: list[list[int]]) -> None:
-        """Keep the longest beginning that all prompts so far have in common; from the second window on it can only shrink."""
-        if not self.can_share or self.prefix == [] or not prompts:
-            return
-        if self.prefix is None:
-            if len({tuple(prompt) for prompt in prompts}) < 2:
-                return
-            common = prompts[0]
-        else:
-            common = self.prefix
-        for prompt in prompts:  # at least one token of every prompt stays outside: its logits start the answer
-            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(common, prompt[:-1], strict=False))
-            common = common[:sum(1 for _ in same)]
-        self.prefix = common if len(common) >= MIN_PREFIX else []
+        """Look for what the prompts of a new window have in common, unless running rows still read what was found before."""
+        if self.plain and (not self.rows or not self.prefix.tokens):
+            self.prefix.fit(prompts)
 
     def step(self, model: Any, waiting: list[Row]) -> list[Row]:
         """Let waiting rows in where there is room, decode one token for every row, and return the rows that are finished."""
@@ -171,7 +169,7 @@ class _Engine:
         with torch.inference_mode():
             room = self._room(waiting)
             if room and (not self.rows or room >= min(len(waiting), max(1, len(self.rows) // 8))):  # not one by one: groups fill better
-                coming = waiting[:room]
+                coming = sorted(waiting[:room], key=lambda row: (-len(row.prompt), row.number))  # similar lengths waste little padding
                 del waiting[:room]
                 for group in self._groups(coming):
                     self._admit(model, group, coming)
@@ -190,25 +188,33 @@ class _Engine:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)) if tokens else ""
 
     def _room(self, waiting: list[Row]) -> int:
-        """How many of the waiting rows fit beside the running ones."""
-        width = max((len(row.prompt) + row.limit for row in self.rows), default=0)
-        for count, row in enumerate(waiting):
-            width = max(width, len(row.prompt) + row.limit)
-            rows = len(self.rows) + count + 1
-            if rows > self.max_rows or (rows > 1 and rows * width > self.budget):
-                return count
-        return len(waiting)
+        """How many of the waiting rows fit beside the running ones. The samples of a prompt come together: it is computed once."""
+        fits = 0
+        head = self.prefix.length_for([waiting[0].prompt]) if waiting else 0
+        for count, row in enumerate(waiting, start=1):
+            rows = len(self.rows) + count
+            if rows > self.max_rows or (rows > 1 and self.table.room(self.rows + waiting[:count], head) > self.budget):
+                return fits or (0 if self.rows else count - 1)
+            if count == len(waiting) or waiting[count].prompt is not row.prompt:
+                fits = count
+        return fits
 
     def _groups(self, rows: list[Row]) -> Iterator[list[Row]]:
         """Rows whose prompts go through the model together; samples of one prompt are computed once."""
         group: list[Row] = []
-        prompts: set[int] = set()
+        prompts: dict[int, list[int]] = {}
+        width = 0
         for row in rows:
-            if group and id(row.prompt) not in prompts and (len(prompts) + 1) * len(group[0].prompt) > self.prefill_tokens:
-                yield group
-                group, prompts = [], set()
+            if id(row.prompt) not in prompts:
+                more = [*prompts.values(), row.prompt]
+                own = len(row.prompt) - self.prefix.length_for([row.prompt])
+                tokens = len(more) * max(width, own)
+                if group and (tokens > self.prefill_tokens or (tokens > GROUP_TOKENS and own < 0.75 * width)):
+                    yield group
+                    group, prompts, width = [], {}, 0
+                prompts[id(row.prompt)] = row.prompt
+                width = max(width, own)
             group.append(row)
-            prompts.add(id(row.prompt))
         yield group
 
     def _admit(self, model: Any, rows: list[Row], coming: list[Row]) -> None:
@@ -217,51 +223,50 @@ class _Engine:
 
         prompts = list({id(row.prompt): row.prompt for row in rows}.values())
         place = {id(prompt): position for position, prompt in enumerate(prompts)}
-        head = self.prefix or []
+        head = self.prefix.length_for(prompts) if self.plain else 0
         for row in rows:
             row.began = time.perf_counter()
-        rest = [prompt[len(head):] for prompt in prompts]
+        rest = [prompt[head:] for prompt in prompts]
         width = max(map(len, rest))
         ids = torch.tensor([[self.pad] * (width - len(tokens)) + tokens for tokens in rest], device=self.device)
-        mask = torch.tensor([[1] * len(head) + [0] * (width - len(tokens)) + [1] * len(tokens) for tokens in rest], device=self.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, len(head):]
-        cache = self._prefix_for(model, len(prompts))
+        mask = torch.tensor([[1] * head + [0] * (width - len(tokens)) + [1] * len(tokens) for tokens in rest], device=self.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, head:]
+        cache = self._prefix_for(model, len(prompts), head)
         logits = _forward(model, ids, mask, positions, cache)
         sources = [place[id(row.prompt)] for row in rows]
-        self.table.reserve(self.rows, coming, cache)
+        self.table.reserve(self.rows, coming, cache, head)
         for row, source in zip(rows, sources, strict=True):
-            self.table.fill(len(self.rows), row, cache, source, len(head))
+            self.table.fill(len(self.rows), row, cache, source, head)
             self.rows.append(row)
         self.table.trim(self.rows)
         self._append(rows, self.draw.tokens(logits[sources], rows))
 
-    def _prefix_for(self, model: Any, count: int) -> Any:
-        """A cache that holds the shared prefix for `count` rows; an empty one where there is no prefix."""
+    def _prefix_for(self, model: Any, count: int, head: int) -> Any:
+        """A cache that holds the first `head` tokens of the shared beginning for `count` rows."""
         import torch
         from transformers import DynamicCache
 
         cache: Any = DynamicCache()  # without config: plain layers, so that every column stays in reach
-        if not self.prefix:
-            return cache
-        if self.prefix_cache is None:
-            self.prefix_cache = DynamicCache()
-            ids = torch.tensor([self.prefix], device=self.device)
-            _forward(model, ids, torch.ones_like(ids), torch.arange(len(self.prefix), device=self.device)[None], self.prefix_cache)
-        for number, layer in enumerate(self.prefix_cache.layers):
-            kept = (part[:, :, :len(self.prefix)].expand(count, -1, -1, -1) for part in (layer.keys, layer.values))
-            cache.update(*kept, number)
+        prefix = self.prefix
+        if head and prefix.cache is None:
+            fresh = DynamicCache()
+            ids = torch.tensor([prefix.tokens], device=self.device)
+            _forward(model, ids, torch.ones_like(ids), torch.arange(len(prefix.tokens), device=self.device)[None], fresh)
+            prefix.cache = fresh
+        if head:
+            for number, layer in enumerate(prefix.cache.layers):
+                cache.update(*(part[:, :, :head].expand(count, -1, -1, -1) for part in (layer.keys, layer.values)), number)
+        self.table.prefix = prefix.cache
         return cache
 
     def _decode(self, model: Any) -> None:
         import torch
 
-        table, rows = self.table, self.rows
-        starts = torch.tensor([row.start for row in rows], device=self.device)
-        columns = torch.arange(table.first, table.used + 1, device=self.device)
-        mask = (columns >= starts[:, None]).long()
+        rows = self.rows
         ids = torch.tensor([[row.out[-1]] for row in rows], device=self.device)
-        logits = _forward(model, ids, mask, (table.used - starts)[:, None], table.cache)
-        table.used += 1
+        positions = torch.tensor([[len(row.prompt) + len(row.out) - 1] for row in rows], device=self.device)
+        with self.table.reading(rows, self.config, self.device) as (mask, cache):
+            logits = _forward(model, ids, mask, positions, cache)
         self._append(rows, self.draw.tokens(logits, rows))
 
     def _append(self, rows: list[Row], tokens: list[int]) -> None:
@@ -284,20 +289,23 @@ class _Engine:
                 finished.append(self.rows[position])
                 last = self.rows.pop()
                 if position < len(self.rows):
-                    self.table.move(len(self.rows), position, last.start)
+                    self.table.move(len(self.rows), position, last)
                     self.rows[position] = last
         self.table.trim(self.rows)
         return finished[::-1]
 
 
 def _forward(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> Any:
-    """Logits after the last token of every row, in float32."""
+    """Logits after the last token of every row: rows x vocabulary, in the model's number format."""
     out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return out.logits[:, -1].float()
+    return out.logits[:, -1]
 
 
-def _layers_are_plain(config: Any, name: str) -> bool:
-    """True where a prefix may be shared. Sliding windows count columns, so padding inside a row would shorten them."""
+def layers_are_plain(config: Any, name: str) -> bool:
+    """True where a prefix may be shared. Sliding windows count columns, so padding inside a row would shorten them.
+
+    UserError for layers with another state than keys and values, which this engine cannot batch at all.
+    """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -310,7 +318,8 @@ def _layers_are_plain(config: Any, name: str) -> bool:
     return DynamicSlidingWindowLayer not in kinds
 
 
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: those the model's settings list, the tokenizer's, and the known ends of a turn."""
     settings = getattr(model, "generation_config", None)
     listed = getattr(settings, "eos_token_id", None)
     ids = set(listed) if isinstance(listed, (list, tuple)) else {listed}
@@ -318,7 +327,7 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(token for token in ids if token is not None)
 
 
-def _token_budget(config: Any, dtype: Any, device: Any) -> int:
+def token_budget(config: Any, dtype: Any, device: Any) -> int:
     """Cache tokens that fit: half of a GPU's free memory, or a quarter of the free RAM up to 2 GB."""
     import torch
 

@@ -181,6 +181,15 @@ def load_model(ref: str | ModelRef, runs_dir: Path, *, device: str = "auto", dty
                   trainable, weights, name)
 
 
+def load_tokenizer(found: Found) -> tuple[Any, str]:
+    """(tokenizer, folder or hub id of the base) of a model whose weights something else reads, as vLLM does."""
+    location = found.location or str(ensure_embedded())
+    where = {"revision": found.revision or "main", "local_files_only": not found.base.startswith("hf:") or not _hub_answers()}
+    tokenizer = _tokenizer(found, location, where)
+    _check_template(found, template_hash(tokenizer))
+    return tokenizer, location
+
+
 def find_model(ref: str | ModelRef, runs_dir: Path) -> Found:
     """What a reference leads to. Reads small files only; asks the Hub for small files of an `hf:` reference."""
     parsed = parse_model_ref(ref) if isinstance(ref, str) else ref

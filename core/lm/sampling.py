@@ -9,6 +9,11 @@ from typing import Any
 
 from core.lm.batch_rows import Row
 
+CANDIDATES = (128, 2048, 12288)
+"""How many of the likeliest tokens are looked at for a nucleus before the whole vocabulary is sorted."""
+NOISE_ROWS = 4
+"""Rows whose noise is made at once where every token needs some: more would not fit into a processor's cache."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -19,42 +24,81 @@ class Draw:
     seed: int
 
     def tokens(self, logits: Any, rows: list[Row]) -> list[int]:
-        """Greedy, or the Gumbel maximum: noise plus log-probability, the largest wins, which is a sample of the softmax."""
+        """Greedy, or the Gumbel maximum: noise plus log-probability, the largest wins, which is a sample of the softmax.
+
+        logits: rows x vocabulary, in the model's number format; chances are computed in float32.
+        """
         if self.temperature == 0:
             return list(logits.argmax(-1).tolist())
-        scores = logits / self.temperature
-        if self.top_p < 1:
-            scores = _nucleus(scores, self.top_p)
-        keys = [_key(self.seed, row.index, row.sample, len(row.out)) for row in rows]
-        return list((scores + _gumbel(keys, scores.shape[-1], scores.device)).argmax(-1).tolist())
+        scores = logits.float()
+        if self.temperature != 1:  # in place where that is our own copy: fresh memory costs more than the division
+            scores = scores / self.temperature if scores is logits else scores.div_(self.temperature)
+        keys = [key_of_noise(self.seed, row.index, row.sample, len(row.out)) for row in rows]
+        return _draw_from_nucleus(scores, self.top_p, keys) if self.top_p < 1 else _draw_from_all(scores, keys)
 
 
-def _key(*numbers: int) -> int:
-    """64 bits of noise from whole numbers."""
+def _draw_from_all(scores: Any, keys: list[int]) -> list[int]:
+    import torch
+
+    every = torch.arange(scores.shape[-1], device=scores.device)
+    chosen: list[int] = []
+    for first in range(0, len(keys), NOISE_ROWS):
+        some = slice(first, first + NOISE_ROWS)
+        chosen += (scores[some] + _gumbel(keys[some], every)).argmax(-1).tolist()
+    return chosen
+
+
+def _draw_from_nucleus(scores: Any, top_p: float, keys: list[int]) -> list[int]:
+    """Noise is a function of (key, token), so only the tokens of the nucleus need any: the result is that of noise for all."""
+    import torch
+
+    total = scores.logsumexp(-1, keepdim=True)
+    chosen = [-1] * len(keys)
+    open_rows = list(range(len(keys)))
+    for count in (*CANDIDATES, scores.shape[-1]):
+        some, sums = (scores, total) if len(open_rows) == len(keys) else (scores[open_rows], total[open_rows])
+        best, tokens = some.topk(min(count, scores.shape[-1]), -1)
+        kept, whole = _nucleus(best, sums, top_p, all_tokens=best.shape[-1] == scores.shape[-1])
+        noisy = (best + _gumbel([keys[row] for row in open_rows], tokens)).masked_fill(~kept, float("-inf"))
+        winners = torch.gather(tokens, 1, noisy.argmax(-1, keepdim=True))[:, 0].tolist()
+        for row, winner, sure in zip(open_rows, winners, whole.tolist(), strict=True):
+            if sure:
+                chosen[row] = winner
+        open_rows = [row for row in open_rows if chosen[row] < 0]
+        if not open_rows:
+            break
+    return chosen
+
+
+def _nucleus(best: Any, total: Any, top_p: float, all_tokens: bool) -> tuple[Any, Any]:
+    """(which of the sorted scores are among the likeliest that together reach `top_p`; per row, whether no other token is).
+
+    best: rows x candidates, falling. total: log of the sum over the vocabulary. Tokens as likely as the last one are kept too, so
+    that the choice does not depend on how a sort breaks ties; a row whose last candidate is kept may therefore go on beyond it.
+    """
+    chances = (best - total).exp()
+    before = chances.cumsum(-1) - chances
+    lowest = best.masked_fill(before >= top_p, float("inf")).amin(-1, keepdim=True)
+    kept = best >= lowest
+    return kept, (~kept[:, -1]) | all_tokens
+
+
+def key_of_noise(*numbers: int) -> int:
+    """64 bits of noise that are a function of these whole numbers."""
     return int(struct.unpack("<q", hashlib.blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest())[0])
 
 
-def _gumbel(keys: list[int], size: int, device: Any) -> Any:
-    """Gumbel noise that is a function of (key, token) only: the SplitMix64 counter generator."""
+def _gumbel(keys: list[int], tokens: Any) -> Any:
+    """Gumbel noise that is a function of (key, token) only: the SplitMix64 counter generator.
+
+    tokens: ids that every key gets noise for, or keys x ids; the noise is float32, keys x ids.
+    """
     import torch
 
-    bits = torch.arange(1, size + 1, device=device) * -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
-    bits = torch.tensor(keys, device=device)[:, None] + bits
+    bits = torch.tensor(keys, device=tokens.device)[:, None] + (tokens + 1) * -7046029254386353131  # 0x9E3779B97F4A7C15, signed
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         bits ^= (bits >> shift) & ((1 << 64 - shift) - 1)  # >> keeps the sign, so the upper bits are cut off
         bits *= factor
     bits ^= (bits >> 31) & ((1 << 33) - 1)
     uniform = ((bits >> 1) & ((1 << 63) - 1)).float().mul_(2.0**-63).clamp_(2.0**-63, 1 - 2.0**-24)
     return uniform.neg_().log1p_().neg_().log_().neg_()
-
-
-def _nucleus(scores: Any, top_p: float) -> Any:
-    """Keep the most likely tokens that together reach `top_p`; the others become impossible."""
-    probabilities = scores.softmax(-1)
-    for count in (min(1024, scores.shape[-1]), scores.shape[-1]):  # a full sort of the vocabulary is seldom needed
-        best = probabilities.topk(count, -1).values
-        if bool((best.sum(-1) >= top_p).all()) or count == scores.shape[-1]:
-            break
-    before = best.cumsum(-1) - best
-    lowest = best.masked_fill(before >= top_p, 2.0).amin(-1, keepdim=True)
-    return scores.masked_fill(probabilities < lowest, float("-inf"))
