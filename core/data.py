@@ -66,6 +66,24 @@ def load_examples(ref: str, workspace: Workspace, split: Split | None = None) ->
     return rows
 
 
+def stream_examples(source: DataSource, workspace: Workspace) -> Iterator[GuardExample]:
+    """Rows of a source one after the other, in order, never all in memory. A row that cannot be read raises UserError naming it.
+
+    A .json array is one document, which is read whole; every other kind of file streams.
+    """
+    if source.run is not None:
+        yield from read_records(source.path, GuardExample)
+        return
+    from core.reading import iter_examples
+    from core.rows import BadRow
+
+    for made in iter_examples(source.path, workspace.plugins.data_formats):
+        if isinstance(made, BadRow):
+            raise UserError(f"{source.path}, line {made.line}, column {made.column or '-'} cannot be read: {made.reason}. Import the file "
+                            "to keep the good rows only.")
+        yield made
+
+
 def _read(source: DataSource, workspace: Workspace) -> Iterator[GuardExample]:
     if source.run is not None:
         yield from read_records(source.path, GuardExample)

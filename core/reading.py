@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never
@@ -67,6 +67,17 @@ def to_examples(rows: Iterable[Row | BadRow], data_formats: Mapping[str, Any], *
         else:
             result.examples.append(made)
     return result
+
+
+def iter_examples(path: Path, data_formats: Mapping[str, Any]) -> Iterator[GuardExample | BadRow]:
+    """What `read_examples` reads, one row after the other: for files that should not be in memory as a whole."""
+    stream = read_rows(path)
+    head = list(itertools.islice(stream, DETECT_ROWS))
+    layout: type[DataFormat] = data_formats[choose(head, detect(head, data_formats), data_formats, format="auto", columns={},
+                                                   name=path.name)]
+    hints = layout.from_path(path)
+    for row in itertools.chain(head, stream):
+        yield row if isinstance(row, BadRow) else _convert(row, layout, {}, hints, {}, path.name)
 
 
 def _convert(row: Row, layout: type[DataFormat], columns: Mapping[str, str], hints: Mapping[str, Any], fixed: Mapping[str, Any],
