@@ -1,5 +1,7 @@
 """Success criteria judged on whole intervals: PASS, FAIL, or INSUFFICIENT DATA. No I/O."""
 
+from math import ceil, sqrt
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -81,6 +83,74 @@ def gate_within(name: str, interval: Interval, threshold: float, *, unit: Unit =
         rule=f"within {edge} of zero",
         missed=f"more than {edge} from zero",
     )
+
+
+def gate_not_worse(name: str, difference: Interval, margin: float) -> Gate:
+    """Non-inferiority of a paired difference (candidate minus reference): PASS when its whole interval is at or above -margin,
+    FAIL when it is wholly below, else INSUFFICIENT DATA.
+
+    Being better by any amount passes. Raises ValueError for a margin that is negative or not a finite number.
+    """
+    if not margin >= 0:
+        raise ValueError(f"the margin of a 'not worse' gate must be 0 or more; got {margin}.")
+    edge = number_words(margin, "points")
+    return _gate(
+        name,
+        difference,
+        -margin,
+        "points",
+        allowed=(-margin, np.inf),
+        rule=f"at most {edge} worse",
+        missed=f"more than {edge} worse",
+    )
+
+
+SIGNIFICANT = 0.05
+"""Two-sided p below which a paired difference counts as found."""
+POWER = 0.8
+USUAL_DISCORDANCE = 0.2
+"""Share of rows on which exactly one of two guards is right, where none was observed."""
+
+
+def rows_needed(effect: float, discordance: float, *, significance: float = SIGNIFICANT, power: float = POWER) -> int:
+    """Rows with which McNemar's two-sided test finds a difference of `effect` in accuracy with this power.
+
+    Normal approximation for paired shares (Connor 1987, Biometrics 43:207): with d = effect and psi = the share of rows on which
+    exactly one of the two is right, n = (z_(1 - significance/2) sqrt(psi) + z_power sqrt(psi - d^2))^2 / d^2.
+    A difference of d needs psi >= d, so a smaller psi is taken as d. Raises ValueError outside 0 < effect <= 1, 0 <= psi <= 1.
+    """
+    if not 0 < effect <= 1 or not 0 <= discordance <= 1:
+        raise ValueError(f"effect must lie in (0, 1] and discordance in [0, 1]; got {effect} and {discordance}.")
+    psi = max(discordance, effect)
+    sure, strong = NormalDist().inv_cdf(1 - significance / 2), NormalDist().inv_cdf(power)
+    return ceil((sure * sqrt(psi) + strong * sqrt(psi - effect**2)) ** 2 / effect**2)
+
+
+def gate_gain(name: str, difference: Interval, threshold: float, *, p_value: float, discordant: int) -> tuple[Gate, int]:
+    """Has a paired difference (candidate minus reference) reached `threshold`? With the rows that deciding it takes.
+
+    PASS: the whole interval is at or above the threshold; or the difference is, McNemar's p is below 0.05 and there are as many
+    rows as `rows_needed` says for a gain of this size (with fewer, a significant gain is mostly a lucky one). FAIL: the whole
+    interval is below the threshold. Else INSUFFICIENT DATA. `discordant`: rows on which exactly one of the two is right; without
+    rows a share of 20 % is assumed. Raises ValueError unless 0 < threshold <= 1.
+    """
+    share = discordant / difference.n if difference.n else USUAL_DISCORDANCE
+    needed = rows_needed(threshold, share)
+    edge = number_words(threshold, "points")
+    gate = _gate(name, difference, threshold, "points", allowed=(threshold, np.inf), rule=f"at least {edge} more",
+                 missed=f"less than {edge} more")
+    gate = gate.model_copy(update={"rule": f"{gate.rule}, paired p < {SIGNIFICANT}"})
+    if gate.verdict != "INSUFFICIENT DATA":
+        return gate, needed
+    reached = difference.value is not None and difference.value >= threshold
+    said = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    if reached and p_value < SIGNIFICANT and difference.n >= needed:
+        return gate.model_copy(update={"verdict": "PASS", "explanation": f"{difference.text('points')}: {said}, and {difference.n:,} rows "
+                                       f"are enough ({needed:,} needed) to tell a gain of {edge} from none."}), needed
+    known = f"with {share:.0%} of the rows decided differently" if difference.n else f"if {share:.0%} of them are decided differently"
+    head = f"{difference.text('points')}: {said}. " if difference.value is not None else "There are no rows: nothing can be decided. "
+    return gate.model_copy(update={"explanation": head + f"A gain of {edge} is found with {POWER:.0%} power by about {needed:,} rows "
+                                   f"{known}; here are {difference.n:,}."}), needed
 
 
 def _gate(

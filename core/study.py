@@ -12,6 +12,7 @@ from core.study_curve import STYLE, loss_svg
 from core.ui import html
 from core.ui.evaluation_board import board, board_note
 from core.ui.evaluation_cards import confusion_card, gates_card
+from core.ui.evaluation_hard import hard_card, lengths_card
 from core.ui.runs_lineage import lineage_card
 from core.words import ago, duration
 
@@ -44,6 +45,7 @@ def _evaluation(child: Run) -> list[Markup]:
         found.append(html.card(head, board(task, policy, last["model"], None), board_note(task, policy, None)))
         found.append(gates_card(report, last["model"], name, last["title"]))
         found.append(confusion_card(last["scores"][policy], last["title"]))
+        found += [hard_card(report, name, policy), lengths_card(report, task, name)]
     notes = [*(line["text"] for line in report.get("overrides", [])), *report.get("notes", [])]
     if notes:
         found.append(html.card(html.card_header("Notes"), html.element("ul", html.join(html.element("li", note) for note in notes))))

@@ -12,7 +12,10 @@ from core import Config, Estimate, FromRun, GuardExample, Method, OneOf, Problem
 from core.data import DataSource, find_data, load_examples
 from core.evals.asking import Asking, Plan, ask, make_plan
 from core.evals.given import Given, given_name, read_given
+from core.evals.hard_choosing import cannot_choose, choose_hard
+from core.evals.hard_subset import HardChoice, HardSubset
 from core.evals.predictions import FILE, PredictionLog, read_predictions
+from core.evals.problems import NO_CHOOSER, chooser_of, contradictions, field_of, plan_problems
 from core.evals.prompting import choose_format, format_called
 from core.evals.questions import Question, answer, has_official_rule
 from core.evals.report import About, Model, Options, answer_notes, build_report, headline_stats
@@ -40,8 +43,9 @@ class GuardEval(Method):
     stage = Stage.EVALUATION
     paper = "https://arxiv.org/abs/2501.18492"
     makes = ("report",)
-    presets = {"quick": {"limit": 100}, "full": {"limit": 0}}
-    preset_help = {"quick": "100 rows drawn by label and source: the seeds' go/no-go, before anything costs more.", "full": "All rows."}
+    presets = {"quick": {"limit": 100}, "full": {"limit": 0}, "hard": {"limit": 0, "hard_subset": 4}}
+    preset_help = {"quick": "100 rows drawn by label and source: the seeds' go/no-go, before anything costs more.", "full": "All rows.",
+                   "hard": "All rows, and hard-sample accuracy: the rows on which 4 samples of the first trained model disagree."}
 
     class Config(Config):
         """What is evaluated, on what, and how answers are read."""
@@ -68,6 +72,17 @@ class GuardEval(Method):
         script does. auto: official for a predictions file, ours for answers made here."""
         reference: str = setting("", advanced=True)
         """The model that the others are compared with. Empty: the first."""
+        hard_subset: int = setting(0, ge=0, le=64, aliases=("hard_k",))
+        """k: also score every model on the rows that are hard for one of them, because k samples of it are partly right and partly
+        wrong. 0 = off; 4 as in mining. The samples are kept for this evaluation only, and no model is scored on them."""
+        hard_model: Annotated[str, FromRun("model")] = setting("", advanced=True)
+        """Whose samples choose the hard rows, usually the R-SFT model. Empty: the first run: model of models."""
+        hard_temperature: float = setting(1.0, gt=0, le=5, advanced=True)
+        """Of the samples that choose the hard rows."""
+        hard_top_p: float = setting(0.95, gt=0, le=1, advanced=True)
+        """Of the samples that choose the hard rows."""
+        rival: str = setting("", advanced=True)
+        """One of the models that every other has to beat: R-SFT trained for as long as R-SFT and HS-DPO together (3 epochs)."""
         baselines: bool = setting(True, advanced=True)
         """Also score answering "harmful" (or "refusal") to everything."""
         gate_accuracy: float = setting(0.5, ge=0, le=1, advanced=True)
@@ -80,6 +95,8 @@ class GuardEval(Method):
         """0 = the likeliest answer, the same every time."""
         top_p: float = setting(1.0, gt=0, le=1, advanced=True)
         """Draw from the likeliest tokens that hold this share."""
+        engine: Literal["auto", "own", "vllm", "transformers", "server"] = setting("auto", advanced=True)
+        """What generates. auto: a server for openai:<model>@<url>, vLLM on a GPU where it is installed, else our own engine."""
         device: str = setting("auto", advanced=True)
         """auto, cpu, cuda, cuda:1, mps."""
         dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", advanced=True)
@@ -102,6 +119,20 @@ class GuardEval(Method):
                 raise ValueError(f"names {twice} twice")
             return found
 
+        @field_validator("hard_subset")
+        @classmethod
+        def one_cannot_disagree(cls, value: int) -> int:
+            """Hard = right and wrong samples of the same row."""
+            if value == 1:
+                raise ValueError("one sample is right or wrong and cannot be both; give 2 or more, or 0 for no hard subset")
+            return value
+
+        @field_validator("reference", "hard_model", "rival")
+        @classmethod
+        def as_in_models(cls, value: str) -> str:
+            """Written as `models` are, so that they can be compared."""
+            return value.strip() if value.strip() in ("", "embedded") else _full_path(value.strip(), Path.is_dir)
+
         @field_validator("predictions", "data")
         @classmethod
         def full_path(cls, value: str) -> str:
@@ -110,13 +141,13 @@ class GuardEval(Method):
 
     def check(self, config: Config) -> list[Problem]:
         """Are the models, the rows and the labels there?"""
-        problems = _contradictions(config)
+        problems = contradictions(config)
         if problems and not config.data:
             return problems
         try:
             chosen = self._chosen(config, self._given(config).examples if config.predictions else self._examples(config))
         except UserError as error:
-            return [*problems, Problem(str(error), _field_of(str(error), "predictions" if config.predictions else "data"))]
+            return [*problems, Problem(str(error), field_of(str(error), "predictions" if config.predictions else "data"))]
         if problems:
             return problems
         warnings = [Problem(text, "data", severity="warning") for text in row_warnings(chosen)]
@@ -128,10 +159,13 @@ class GuardEval(Method):
             return Estimate(seconds=5)
         rows = len(self._chosen(config, self._examples(config)).rows)
         tokens, seconds, known = 0, 0.0, config.device in ("auto", "cpu") and not Path("/dev/nvidia0").exists()
-        for found, asked, _ in self._formats(config, [self._found(model) for model in config.models]):
+        asking = [(found, asked, 1) for found, asked, _ in self._formats(config, [self._found(model) for model in config.models])]
+        if config.hard_subset and (chooser := chooser_of(config)):
+            asking.append((*self._format_of(config, chooser)[:2], config.hard_subset))
+        for found, asked, samples in asking:
             length = min(config.max_new_tokens or asked.max_new_tokens, ANSWER_TOKENS[asked.reasons])
-            tokens += rows * length
-            seconds += 10 + rows * (length / CPU_TOKENS + 0.3)
+            tokens += rows * samples * length
+            seconds += 10 + rows * (samples * length / CPU_TOKENS + 0.3)
             known = known and found.base == "embedded"
         note = f"{plural(rows, 'row')}, {plural(len(config.models), 'model')}"
         return Estimate(seconds, seconds / 2, 3 * seconds, tokens, note=note) if known else Estimate(tokens=tokens, note=note)
@@ -145,14 +179,15 @@ class GuardEval(Method):
 
     def run(self, config: Config, run: ActiveRun) -> None:
         """Collect the answers, then write the report."""
-        if problems := _contradictions(config):
+        if problems := contradictions(config):
             raise UserError(problems[0].message)
-        models, about = self._score_file(config, run) if config.predictions else self._ask_all(config, run)
+        models, about, hard = self._score_file(config, run) if config.predictions else self._ask_all(config, run)
         order = {model.ref: place for place, model in enumerate(models)}
         predictions = sorted(read_predictions(run.dir / FILE), key=lambda item: (order[item.model], item.row))
         about.notes.extend(answer_notes(predictions))
-        options = Options(config.policy, config.seed, config.baselines, config.reference, config.gate_accuracy, config.gate_coherent)
-        report = build_report(self.name, predictions, models, options, about)
+        options = Options(config.policy, config.seed, config.baselines, config.reference, config.gate_accuracy, config.gate_coherent,
+                          config.rival)
+        report = build_report(self.name, predictions, models, options, about, hard)
         run.save_report(report)
         for line in about.overrides:
             run.notice(line["text"], "warning")
@@ -161,7 +196,7 @@ class GuardEval(Method):
 
     # ---- answers that exist ----
 
-    def _score_file(self, config: Config, run: ActiveRun) -> tuple[list[Model], About]:
+    def _score_file(self, config: Config, run: ActiveRun) -> tuple[list[Model], About, None]:
         given, asked = self._given(config), self._format_of_file(config)
         chosen = self._chosen(config, given.examples)
         auto: Literal["ours", "official"] = "official" if has_official_rule(asked) else "ours"
@@ -176,7 +211,8 @@ class GuardEval(Method):
         how = "the official rule (first match in the last 300 characters)" if rule == "official" else f"the parser of {asked.name}"
         file = {"file": str(given.path), "sha256": given.sha256, "rows": len(given.texts)}
         notes = [*given.notes, f"Labels were read by {how}."]
-        return [Model(given.name, given.name, asked.name, asked.reasons)], About({**self._data(config, chosen), "predictions": file}, notes)
+        model = Model(given.name, given.name, asked.name, asked.reasons)
+        return [model], About({**self._data(config, chosen), "predictions": file}, notes), None
 
     def _given(self, config: Config) -> Given:
         benchmark = self._examples(config) if config.data else None
@@ -190,23 +226,43 @@ class GuardEval(Method):
 
     # ---- answers made here ----
 
-    def _ask_all(self, config: Config, run: ActiveRun) -> tuple[list[Model], About]:
+    def _ask_all(self, config: Config, run: ActiveRun) -> tuple[list[Model], About, HardSubset | None]:
         chosen = self._chosen(config, self._examples(config))
         about = About(self._data(config, chosen))
         found = [self._found(model) for model in config.models]
         plans = [self._plan(*one, config, chosen, run, about) for one in self._formats(config, found)]
         total = sum(len(plan.questions) for plan in plans)
+        chooser = self._chooser_plan(config, chosen, run, about, plans) if config.hard_subset else None
         if not total:
             raise UserError(f"None of the models can give the labels of {config.data} ({', '.join(chosen.tasks)}); choose another "
                             "prompt_format or task.")
         how = Asking("official" if config.parse_rule == "official" else "ours", config.max_new_tokens, config.temperature, config.top_p,
-                     config.seed, config.device, config.dtype, config.quantization)
-        models, before = [], 0
+                     config.seed, config.device, config.dtype, config.quantization, config.engine)
+        models, before, hard = [], 0, None
+        if chooser:
+            choice = HardChoice(config.hard_subset, config.hard_temperature, config.hard_top_p)
+            before = choice.samples * len(chooser.questions)
+            total += before
+            hard = choose_hard(chooser, how, choice, run, _progress(run, 0, total, f"{chooser.ref}, hard rows", choice.samples))
+            for task, rows in hard.tasks.items():
+                run.log(f"{task}: {len(rows.rows)} of {plural(sum(rows.kinds.values()), 'row')} are hard for {chooser.ref}")
         for plan in plans:
             models.append(ask(plan, how, chosen, run, _progress(run, before, total, plan.ref)))
             before += len(plan.questions)
         about.notes.append("Marked as seen are rows that runs of this workspace trained on; what base models saw before is not known.")
-        return models, about
+        return models, about, hard
+
+    def _chooser_plan(self, config: Config, chosen: Chosen, run: ActiveRun, about: About, plans: list[Plan]) -> Plan:
+        """The model whose samples choose the hard rows; it need not be one of those that are scored."""
+        ref = chooser_of(config)
+        if not ref:
+            raise UserError(NO_CHOOSER)
+        plan = next((plan for plan in plans if plan.ref == ref), None)
+        if plan is None:
+            plan = self._plan(*self._format_of(config, ref), config, chosen, run, about)
+        if why := cannot_choose(plan):
+            raise UserError(f"hard_model = {ref}: {why}")
+        return plan
 
     def _plan(self, found: Found, asked: Any, note: str, config: Config, chosen: Chosen, run: ActiveRun, about: About) -> Plan:
         if config.parse_rule == "official" and not has_official_rule(asked):
@@ -219,9 +275,11 @@ class GuardEval(Method):
         return plan
 
     def _found(self, model: str) -> Found:
-        from core.lm.load import find_model
+        from core.lm.load import Found, find_model
+        from core.refs import parse_model_ref
 
-        return find_model(model, self.workspace.runs_dir)
+        ref = parse_model_ref(model)
+        return Found(str(ref), str(ref), "") if ref.kind == "openai" else find_model(ref, self.workspace.runs_dir)
 
     def _formats(self, config: Config, found: list[Found]) -> Iterator[tuple[Found, Any, str]]:
         """(model, its prompt format, what a reader must know about that choice)."""
@@ -229,15 +287,30 @@ class GuardEval(Method):
         for one in found:
             yield one, *choose_format(one, config.prompt_format, self.workspace.plugins.prompt_formats, alone=alone)
 
+    def _format_of(self, config: Config, ref: str) -> tuple[Found, Any, str]:
+        """As `_formats`, of a model that need not be among those evaluated."""
+        found = self._found(ref)
+        return found, *choose_format(found, config.prompt_format, self.workspace.plugins.prompt_formats, alone=False)
+
     def _model_problems(self, config: Config, chosen: Chosen) -> list[Problem]:
         problems: list[Problem] = []
         try:
             for found, asked, note in self._formats(config, [self._found(model) for model in config.models]):
                 problems += [Problem(note, "prompt_format", severity="warning")] if note else []
-                problems += _plan_problems(make_plan(found, asked, chosen, self.workspace), chosen, config)
+                problems += plan_problems(make_plan(found, asked, chosen, self.workspace), chosen, config)
+            if config.hard_subset:
+                problems += self._chooser_problems(config, chosen)
         except UserError as error:
-            problems.append(Problem(str(error), _field_of(str(error), "models")))
+            problems.append(Problem(str(error), field_of(str(error), "models")))
         return problems
+
+    def _chooser_problems(self, config: Config, chosen: Chosen) -> list[Problem]:
+        ref = chooser_of(config)
+        if not ref:
+            return [Problem(NO_CHOOSER, "hard_model")]
+        found, asked, _ = self._format_of(config, ref)
+        why = cannot_choose(make_plan(found, asked, chosen, self.workspace))
+        return [Problem(f"hard_model = {ref}: {why}", "hard_model")] if why else []
 
     # ---- rows ----
 
@@ -261,50 +334,13 @@ def _full_path(text: str, there: Callable[[Path], bool]) -> str:
     return str(path.resolve()) if there(path) else text
 
 
-def _progress(run: ActiveRun, before: int, total: int, model: str) -> Callable[[int], None]:
-    return lambda done: run.progress(before + done, total, "answers", detail=model)
+def _progress(run: ActiveRun, before: int, total: int, model: str, answers: int = 1) -> Callable[[int], None]:
+    """Counts answers; each step of what is being done makes so many of them."""
+    return lambda done: run.progress(before + answers * done, total, "answers", detail=model)
 
 
 def _task(config: Any) -> Task | None:
     return None if config.task == "auto" else config.task
-
-
-def _contradictions(config: Any) -> list[Problem]:
-    """Settings that do not go together."""
-    if config.predictions and config.models:
-        return [Problem("Both models and predictions are given; evaluate the one or the other.", "predictions", fix={"predictions": ""},
-                        fix_label="Ask the models")]
-    if not config.predictions and not config.models:
-        return [Problem("Nothing to evaluate: give models, or a file of predictions.", "models")]
-    if config.models and not config.data:
-        return [Problem("No rows to ask about: give data, an imported set with gold labels.", "data")]
-    if config.reference and config.models and config.reference not in config.models:
-        return [Problem(f"reference = {config.reference} is none of the models ({', '.join(config.models)}).", "reference")]
-    return []
-
-
-def _plan_problems(plan: Plan, chosen: Chosen, config: Any) -> list[Problem]:
-    """What stands against asking this model about these rows."""
-    problems, asked = [], plan.prompt_format
-    if config.parse_rule == "official" and not has_official_rule(asked):
-        problems.append(Problem(f"parse_rule = official: {asked.name}, in which {plan.ref} answers, has no official rule.", "parse_rule",
-                                fix={"parse_rule": "ours"}, fix_label="Use ours"))
-    if not plan.questions:
-        labels = ", ".join(chosen.tasks)
-        problems.append(Problem(f"{plan.ref} answers in {asked.name}, which gives no label that the rows have ({labels}).", "prompt_format",
-                                severity="warning" if len(config.models) > 1 else "error"))
-    if seen := sum(plan.trained.holds(row.prompt) for row in chosen.rows):
-        problems.append(Problem(f"{plan.ref} or an ancestor of it was trained on {seen} of the {len(chosen.rows)} rows; the report gives "
-                                "the numbers with and without them.", "data", severity="warning"))
-    return problems
-
-
-def _field_of(message: str, default: str) -> str:
-    """Which field a sentence is about."""
-    for field in ("prompt_format", "split", "task"):
-        if message.startswith(f"{field} =") or f"choose another {field}" in message:
-            return field
-    return default
 
 
 @hookimpl

@@ -65,7 +65,8 @@ def fake(monkeypatch):
             yield Generated(index, 0, fake.answers[loaded.ref](text), (1, 2, 3), 5, "stop", 0.1)
 
     monkeypatch.setattr("core.lm.generate.generate", generate)
-    monkeypatch.setattr("core.lm.load.load_model", lambda ref, *_, **__: SimpleNamespace(ref=ref, tokenizer=None))
+    monkeypatch.setattr("core.lm.load.load_model", lambda ref, *_, **__: SimpleNamespace(
+        ref=str(ref), tokenizer=None, device="cpu", dtype="float32", quantization=None))
     monkeypatch.setattr("core.lm.template.render_chat", lambda _, text: f"<chat>{text}")
     monkeypatch.setattr("core.evals.asking._free_memory", lambda: None)
     monkeypatch.setattr("core.evals.prompting.FALLBACK", "seed-binary")  # the answers are generated; tests/test_choose.py has the rest

@@ -1,11 +1,11 @@
-"""The seeds' go/no-go, the first success gate: accuracy above a half, and coherent reasoning. Judged on whole intervals."""
+"""The seeds' success gates, judged on whole intervals: go/no-go first, then what HS-DPO has to gain over R-SFT, and must not lose."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.gates import Gate, Verdict, gate_at_least
+from core.gates import SIGNIFICANT, Gate, Verdict, gate_at_least, gate_gain, gate_not_worse
 from core.intervals import Interval
 from core.records import Task
 
@@ -22,7 +22,24 @@ def go_no_go(model: str, accuracy: Mapping[Task, Interval], coherent: Interval, 
             _together(model, [gate for _, gate in parts])]
 
 
-SIGNIFICANT = 0.05
+HARD_GAIN = 0.05
+"""The seeds want hard-sample accuracy to rise by 5 to 10 points: the lower end is the gate."""
+OVERALL_MARGIN = 0.02
+"""The seeds want overall accuracy to stay within 2 points."""
+
+
+def hard_gain(model: str, task: Task, other: str, difference: Interval, test: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Gate "hard-sample accuracy": `model` minus `other` on the hard rows; `test` = McNemar's of the same rows, None without any."""
+    discordant = test["only_a"] + test["only_b"] if test else 0
+    gate, needed = gate_gain(f"hard-sample accuracy over {other}", difference, HARD_GAIN, p_value=test["p_value"] if test else 1.0,
+                             discordant=discordant)
+    return {"model": model, "task": task, **gate.model_dump(mode="json"), "rows_needed": needed}
+
+
+def overall_kept(model: str, task: Task, other: str, difference: Interval) -> dict[str, Any]:
+    """Gate "overall accuracy": no more than 2 points below `other` on all rows (non-inferiority)."""
+    gate = gate_not_worse(f"overall accuracy beside {other}", difference, OVERALL_MARGIN)
+    return {"model": model, "task": task, **gate.model_dump(mode="json")}
 
 
 def better_than(model: str, task: Task, other: str, p_value: float, difference: Interval) -> dict[str, Any]:

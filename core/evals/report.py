@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.evals.coherence import count_reasons
-from core.evals.gates import better_than, go_no_go
+from core.evals.gates import better_than, go_no_go, hard_gain, overall_kept
+from core.evals.hard_report import hard_section
+from core.evals.hard_subset import HardSubset
+from core.evals.lengths import answer_lengths
 from core.evals.scoring import against_always, baseline, breakdown, compare, of_task, score, score_all
 from core.intervals import Interval, wilson
 from core.records import NEGATIVE, POSITIVE, TASKS, Prediction, Task
@@ -41,6 +44,8 @@ class Options:
     """Model the others are compared with; "" = the first."""
     least_accuracy: float = 0.5
     least_coherent: float = 0.5
+    rival: str = ""
+    """Model that every candidate has to beat: R-SFT trained as long as R-SFT and HS-DPO together. "" = no such gate."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +57,21 @@ class About:
     overrides: list[dict[str, Any]] = field(default_factory=list)
 
 
-def build_report(kind: str, predictions: Sequence[Prediction], models: Sequence[Model], options: Options, about: About) -> dict[str, Any]:
-    """The whole report; every number is an Interval or comes with its n."""
+def build_report(kind: str, predictions: Sequence[Prediction], models: Sequence[Model], options: Options, about: About,
+                 hard: HardSubset | None = None) -> dict[str, Any]:
+    """The whole report; every number is an Interval or comes with its n. `hard`: the rows chosen as hard, where they were."""
     by_model = {model.ref: [item for item in predictions if item.model == model.ref] for model in models}
     tasks = {task: _task(task, by_model, models, options) for task in TASKS if of_task(predictions, task)}
+    section = None
+    if hard:
+        references: dict[Task, str] = {task: found["reference"] for task, found in tasks.items()}
+        section = hard_section(hard, by_model, {model.ref: model.title for model in models}, references, options.seed)
     gates = [gate for model in models
-             for gate in [*_gates(model, by_model[model.ref], options), *_paired(model, by_model, models, options)]]
+             for gate in [*_gates(model, by_model[model.ref], options), *_paired(model, by_model, models, options),
+                          *_seeds(model, by_model, models, options, tasks, section)]]
     return {"kind": kind, "headline": headline(tasks, options.policy), "policy": options.policy, "seed": options.seed, "data": about.data,
-            "reference": options.reference or models[0].ref, "tasks": tasks, "gates": gates, "overrides": about.overrides,
-            "notes": about.notes}
+            "reference": options.reference or models[0].ref, "tasks": tasks, **({"hard_subset": section} if section else {}),
+            "gates": gates, "overrides": about.overrides, "notes": about.notes}
 
 
 def _task(task: Task, by_model: dict[str, list[Prediction]], models: Sequence[Model], options: Options) -> dict[str, Any]:
@@ -86,7 +97,7 @@ def _entry(model: Model, rows: list[Prediction], task: Task, seed: int) -> dict[
         "scores": score_all(rows, task, seed),
         "by_source": breakdown(rows, task, "source", seed), "by_category": breakdown(rows, task, "category", seed),
         "coherent": coherent_rate(rows).model_dump(mode="json"), "incoherent_why": count_reasons(item.incoherent_why for item in rows),
-        "tokens_mean": round(sum(counted) / len(counted), 1) if counted else None,
+        "tokens_mean": round(sum(counted) / len(counted), 1) if counted else None, "length": answer_lengths(rows, seed),
         "seconds": model.seconds, "seconds_rows": model.seconds_rows,
         "seen": _seen(model, rows, task, seed),
     }
@@ -125,6 +136,43 @@ def _paired(model: Model, by_model: dict[str, list[Prediction]], models: Sequenc
             test, difference = against_always(mine, task, options.seed)
             gates.append(better_than(model.ref, task, f"always {POSITIVE[task]}", test.p_value, difference))
     return gates
+
+
+def _seeds(model: Model, by_model: dict[str, list[Prediction]], models: Sequence[Model], options: Options,
+           tasks: dict[Task, dict[str, Any]], section: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """What the seeds ask of a model that was trained on from the reference; for every model but the reference and the rival.
+
+    Paired differences under the strict policy, where an unreadable answer is a wrong one and every row is paired.
+    """
+    titles = {one.ref: one.title for one in models}
+    gates = []
+    for task, found in tasks.items():
+        if model.ref in (found["reference"], options.rival) or not (section or options.rival):
+            continue
+        overall = _strict(found["comparisons"], found["reference"], model.ref)
+        if section and task in section["tasks"]:
+            on_hard = _strict(section["tasks"][task]["comparisons"], found["reference"], model.ref)
+            difference, test = (on_hard["accuracy_difference"], on_hard["mcnemar"]) if on_hard else (_NO_ROWS, None)
+            gates.append(hard_gain(model.ref, task, titles[found["reference"]], Interval.model_validate(difference), test))
+        if overall:
+            difference = Interval.model_validate(overall["accuracy_difference"])
+            gates.append(overall_kept(model.ref, task, titles[found["reference"]], difference))
+        if options.rival and options.rival != found["reference"]:
+            line = _strict(compare(of_task(by_model[options.rival], task), of_task(by_model[model.ref], task), task, options.seed),
+                           options.rival, model.ref)
+            if line:
+                difference = Interval.model_validate(line["accuracy_difference"])
+                gates.append(better_than(model.ref, task, titles[options.rival], line["mcnemar"]["p_value"], difference))
+    return gates
+
+
+_NO_ROWS: dict[str, Any] = {"value": None, "low": None, "high": None, "n": 0}
+
+
+def _strict(comparisons: Sequence[dict[str, Any]], reference: str, model: str) -> dict[str, Any] | None:
+    """The comparison of two models under the strict policy, if they have rows in common."""
+    wanted = (reference, model, "strict")
+    return next((line for line in comparisons if (line["a"], line["b"], line["policy"]) == wanted and line["mcnemar"]), None)
 
 
 def headline(tasks: dict[Task, dict[str, Any]], policy: Policy) -> str:

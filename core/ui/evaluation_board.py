@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from core.evals.published import Published
 from core.ui import html
-from core.ui.evaluation_published import Published
 
 Interval = dict[str, Any]
 POLICIES = (("paper-code", "paper's script"), ("strict", "unparsed is wrong"), ("drop", "unparsed left out"))

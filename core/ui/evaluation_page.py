@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from core.evals.published import published_for
 from core.files import read_json
 from core.methods import Method, Stage, UserError, from_run
 from core.runs import Run, Workspace
@@ -17,8 +18,9 @@ from core.ui import evaluation_ticks, html, run_card
 from core.ui.address import View, query_of, read_view, view_box, write_view
 from core.ui.evaluation_board import POLICIES, board, board_note, notes_strip
 from core.ui.evaluation_cards import breakdown_card, confusion_card, gates_card, seen_note
-from core.ui.evaluation_published import published_for
+from core.ui.evaluation_hard import hard_card, hard_rows, lengths_card
 from core.ui.evaluation_rows import as_task, rows_card
+from core.ui.evaluation_suite import left_out, suite_cards
 from core.ui.new_run import NewRun
 from core.ui.pieces import segments
 from core.ui.theme import block, clicked, on_load
@@ -27,6 +29,8 @@ REFRESH = 2.0
 DROPS = {"which": ("page", "row"), "page": ("row",), "model": ("page", "row"), "task": ("model", "which", "page", "row", "by"),
          "run": ("task", "model", "which", "page", "row", "by", "tick", "at")}
 """What is forgotten when another filter, page, model, task or evaluation is chosen."""
+SUITE = "suite"
+"""What `show` is in the address of the benchmark suite."""
 CLOSED = {"new": "", "from": "", "method": ""}
 """Without these in the address the form is folded away (core/ui/new_run.py reads the last two)."""
 Report = dict[str, Any]
@@ -50,9 +54,10 @@ def build(workspace: Workspace) -> None:
         table = block(elem_classes="gw-stack")
     with gr.Row(elem_classes="gw-columns"):
         gates, confusion = (block(elem_classes="gw-slot gw-half-card") for _ in range(2))
-    rows, sources = (block(elem_classes="gw-slot") for _ in range(2))
+    hard, lengths, sources, rows = (block(elem_classes="gw-slot") for _ in range(4))
+    suite = block(elem_classes="gw-slot gw-stack")
     traces = evaluation_ticks.ticks_block()
-    shown = [header, running, switches, table, gates, confusion, sources, rows, traces]
+    shown = [header, running, switches, table, gates, confusion, hard, lengths, sources, rows, traces, suite]
     fixed = [form_box, board_box, picker]
     silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
@@ -81,7 +86,7 @@ def build(workspace: Workspace) -> None:
     drawn = gr.State("")
     everything = [view, *shown, *fixed, drawn]
     on_load(load, None, everything)
-    for part in (header, running, switches, table, gates, sources, rows, traces):
+    for part in (header, running, switches, table, gates, sources, rows, traces, suite):
         part.select(act, view, everything, **silent)
     picker.input(pick, [picker, view], everything, **silent)
     started.change(begun, view, everything, **silent)
@@ -122,7 +127,8 @@ class EvaluationPage:
         view, finished = read_view(query), self.finished()
         run = self.chosen(view, finished)
         choices = [(_run_words(one), one.id) for one in finished]
-        return [gr.update(visible=_form_is_open(view) or not finished), gr.update(visible=run is not None),
+        board_is_shown = run is not None and view.get("show") != SUITE
+        return [gr.update(visible=_form_is_open(view) or not finished), gr.update(visible=board_is_shown),
                 gr.update(choices=choices, value=run.id if run else None)]
 
     def shown(self, query: str, who: str | None = None) -> list[str]:
@@ -130,10 +136,12 @@ class EvaluationPage:
         view, finished = read_view(query), self.finished()
         run = self.chosen(view, finished)
         top = [_header(view, bool(finished)), self.running()]
+        if finished and view.get("show") == SUITE:
+            return [*top, *[""] * 9, suite_cards(self.workspace, self._runs(), view)]
         report = run.report if run else None
         if run is None or not report:
-            return [*top, *[""] * 7]
-        return [*top, *_Look(run, report, view).parts(who or "")]
+            return [*top, *[""] * 10]
+        return [*top, *_Look(run, report, view).parts(who or ""), ""]
 
     def stamp(self) -> str:
         """Changes when the page has to be drawn anew by itself."""
@@ -152,6 +160,10 @@ class EvaluationPage:
             return write_view(view, **(CLOSED if _form_is_open(view) else {"new": "1"}))
         if word in ("task", "policy", "model", "which", "by", "row", "page"):
             return write_view(view, **{**dict.fromkeys(DROPS.get(word, ()), ""), word: value})
+        if word in ("show", "column", "over"):
+            return write_view(view, **{word: value})
+        if word == "use":  # leave a run out of the suite, or take it in again
+            return write_view(view, skip=",".join(sorted(left_out(view) ^ {value})))
         if word == "tick-open":
             return write_view(view, tick="1", at="")
         if word == "tick-close":
@@ -200,9 +212,11 @@ class _Look:
         return [
             self.switches(), self.board(),
             gates_card(self.report, entry["model"], self.name, entry["title"]), confusion_card(entry["scores"][policy], entry["title"]),
+            hard_card(self.report, self.name, policy), lengths_card(self.report, self.task, self.name),
             breakdown_card(entry, policy, self.view.get("by", "")),
             _or_said(lambda: rows_card(self.run, self.name, entry, self.titles, self.view.get("which", "wrong"),
-                                       _number(self.view.get("page", "")) - 1, int(row) if row.isdecimal() else None)),
+                                       _number(self.view.get("page", "")) - 1, int(row) if row.isdecimal() else None,
+                                       hard_rows(self.report, self.name))),
             _or_said(lambda: evaluation_ticks.ticks_card(self.run, self.titles, bool(self.view.get("tick")), self.view.get("at", ""), who)),
         ]
 
@@ -268,8 +282,10 @@ def _form_is_open(view: View) -> bool:
 def _header(view: View, any_results: bool) -> Markup:
     opened = _form_is_open(view)
     words, kind = ("Close the form", "") if opened else ("New evaluation", "filled")
-    button = html.small_button(words, "new", kind=kind) if any_results else ""
-    return html.page_header("Evaluation", "The same rows for every model, an interval on every number.", button)
+    button = html.small_button(words, "new", kind=kind) if any_results else None
+    shown = SUITE if view.get("show") == SUITE else ""
+    switch = segments((("", "One evaluation"), (SUITE, "Benchmark suite")), shown, "show", "what is shown") if any_results else None
+    return html.page_header("Evaluation", "The same rows for every model, an interval on every number.", html.join([switch, button]))
 
 
 def _no_results(workspace: Workspace) -> Markup:

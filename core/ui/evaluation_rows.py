@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from markupsafe import Markup
 
-from core.evals.predictions import FILE, RowView, Which, answers_to_row, filter_rows, read_predictions
+from core.evals.predictions import FILE, RowView, answers_to_row, filter_rows, read_predictions
 from core.records import Prediction, Task
 from core.runs import Run
 from core.ui import html
@@ -19,7 +19,8 @@ from core.words import plural
 PAGE = 12
 SHORT = 150
 """Characters of a prompt in the list."""
-FILTERS: tuple[tuple[Which, str], ...] = (("all", "all"), ("wrong", "wrong"), ("unparsed", "unparsed"), ("differ", "models differ"))
+HARD = "hard"
+FILTERS = (("all", "all"), ("wrong", "wrong"), ("unparsed", "unparsed"), ("differ", "models differ"), (HARD, "hard"))
 
 
 def rows_of(run: Run, task: Task) -> Sequence[RowView]:
@@ -53,20 +54,24 @@ def _rows(path: Path, bytes_now: int, changed: int, task: Task) -> tuple[Sequenc
     return tuple(filter_rows(noted(), "all", task)), frozenset(harmful)
 
 
-def chosen_rows(rows: Sequence[RowView], which: str, model: str) -> list[RowView]:
-    """Rows under a filter; wrong and unparsed are about one model."""
-    tests = {"wrong": lambda row: row.is_wrong(model), "unparsed": lambda row: row.is_unparsed(model), "differ": RowView.differs}
+def chosen_rows(rows: Sequence[RowView], which: str, model: str, hard: frozenset[int] = frozenset()) -> list[RowView]:
+    """Rows under a filter; wrong and unparsed are about one model, hard about the samples that chose the `hard` rows."""
+    tests = {"wrong": lambda row: row.is_wrong(model), "unparsed": lambda row: row.is_unparsed(model), "differ": RowView.differs,
+             HARD: lambda row: row.row in hard}
     test = tests.get(which)
     return [row for row in rows if test(row)] if test else list(rows)
 
 
-def rows_card(run: Run, task: Task, entry: dict[str, Any], titles: dict[str, str], which: str, page: int, open_row: int | None) -> Markup:
-    """The whole card. Clicks: `which`, `page`, `row`."""
+def rows_card(run: Run, task: Task, entry: dict[str, Any], titles: dict[str, str], which: str, page: int, open_row: int | None,
+              hard: frozenset[int] | None = None) -> Markup:
+    """The whole card. Clicks: `which`, `page`, `row`. hard: numbers of the hard rows; None where none were chosen."""
     rows = rows_of(run, task)
     model, title = entry["model"], entry["title"]
-    counts = {name: len(chosen_rows(rows, name, model)) for name, _ in FILTERS}
-    found = chosen_rows(rows, which, model)
-    options = [(name, f"{words} {counts[name]}") for name, words in FILTERS if name != "differ" or len(titles) > 1]
+    which = which if which != HARD or hard is not None else "all"
+    counts = {name: len(chosen_rows(rows, name, model, hard or frozenset())) for name, _ in FILTERS}
+    found = chosen_rows(rows, which, model, hard or frozenset())
+    absent = {*(["differ"] if len(titles) < 2 else []), *([HARD] if hard is None else [])}
+    options = [(name, f"{words} {counts[name]}") for name, words in FILTERS if name not in absent]
     head = html.card_header("Row by row", _about(which, len(found), title), segments(options, which, "which", "which rows"))
     if not rows:
         text = "predictions.jsonl holds every answer of an evaluation. This run has none."
@@ -87,7 +92,7 @@ def rows_card(run: Run, task: Task, entry: dict[str, Any], titles: dict[str, str
 
 def _about(which: str, count: int, title: str) -> str:
     words = {"wrong": f"where {title} gives the wrong label", "unparsed": f"where {title} gives no readable label",
-             "differ": "where the models differ"}.get(which, "in all")
+             "differ": "where the models differ", HARD: "that k samples answered partly right and partly wrong"}.get(which, "in all")
     return f"{count:,} {'row' if count == 1 else 'rows'} {words}"
 
 
