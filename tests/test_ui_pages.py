@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from core.evals.published import published_for
 from core.evals.report import About, Model, Options, build_report
 from core.files import write_json, write_text
 from core.methods import UserError
@@ -16,7 +17,6 @@ from core.ui import data_rows, evaluation_board, evaluation_cards, evaluation_ro
 from core.ui.address import page_number, read_view, write_view
 from core.ui.data_page import DataPage, keep_upload
 from core.ui.evaluation_page import EvaluationPage
-from core.ui.evaluation_published import published_for
 from core.ui.lineage_svg import Node, layers, lineage_svg, rows_of
 from core.ui.runs_compare import compare_card, curves, differing, loss_figure
 from core.ui.runs_page import RunsPage, recipe_card

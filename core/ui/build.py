@@ -8,7 +8,7 @@ import gradio as gr
 
 from core.methods import Stage
 from core.runs import Workspace
-from core.ui import api, data_page, empty_pages, evaluation_page, plugins_page, runs_page, stage_page
+from core.ui import api, data_page, empty_pages, evaluation_page, mining_page, plugins_page, runs_page, stage_page
 
 
 def build(workspace: Workspace) -> gr.Blocks:
@@ -25,7 +25,7 @@ def build(workspace: Workspace) -> gr.Blocks:
 
 
 def _pages(workspace: Workspace) -> dict[str, Callable[[], None]]:
-    return {"Training": _stage(workspace, Stage.TRAINING), "Mining": _stage(workspace, Stage.MINING), "RL": _stage(workspace, Stage.RL),
+    return {"Training": _stage(workspace, Stage.TRAINING), "Mining": _mining(workspace), "RL": _stage(workspace, Stage.RL),
             "Evaluation": lambda: evaluation_page.build(workspace), "Chat": lambda: empty_pages.build("chat"),
             "Runs": lambda: runs_page.build(workspace), "Plugins": lambda: plugins_page.build(workspace)}
 
@@ -35,6 +35,13 @@ def _stage(workspace: Workspace, stage: Stage) -> Callable[[], None]:
     if workspace.plugins.of_stage(stage):
         return lambda: stage_page.build(workspace, stage)
     return lambda: empty_pages.build(stage.value)
+
+
+def _mining(workspace: Workspace) -> Callable[[], None]:
+    """The page of mined rows as soon as any plugin brings a mining method."""
+    if workspace.plugins.of_stage(Stage.MINING):
+        return lambda: mining_page.build(workspace)
+    return lambda: empty_pages.build(Stage.MINING.value)
 
 
 def _bar() -> None:

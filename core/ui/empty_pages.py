@@ -12,12 +12,11 @@ _PAGES = {
                  "it learns. Each method comes from a plugin, and none of those that were found brings one.",
                  ("See which plugins are loaded", "/plugins")),
     "mining": ("Mining", "Find the inputs the guard is unsure about: right in some samples, wrong in others.",
-               "Hard-sample mining is not built yet in this version",
-               "It will ask a trained guard several times about every input and keep those it gets right in some answers and wrong "
-               "in others. "
+               "No mining method is loaded",
                "Here will stand: how many inputs are hard, which sources they come from, each hard input with its answers side by side, "
-               "and a button that builds preference pairs from them.\n"
-               "A plugin that brings a mining method appears on this page by itself.", ("Train a guard first", "/training")),
+               "and a button that builds preference pairs from them. Each method comes from a plugin, and none of those that were found "
+               "brings one.",
+               ("See which plugins are loaded", "/plugins")),
     "rl": ("RL", "Two agents waltz: one replies, one gives feedback, both learn from what the revision gained.",
            "WaltzRL is not built yet in this version",
            "It will train a conversation agent and a feedback agent together. Here will stand: the reward ledger, that is, every term "

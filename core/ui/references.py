@@ -16,9 +16,10 @@ def choices_for(workspace: Workspace, mark: FromRun | OneOf) -> list[Choice]:
     """(shown, value) for a marked field, newest runs first; other values may be typed."""
     if isinstance(mark, OneOf):
         return [AUTO, *_formats(workspace, mark)]
-    runs = [run for run in workspace.runs() if run.state == "succeeded" and (not mark.methods or run.method in mark.methods)]
+    finished = [run for run in workspace.runs() if run.state == "succeeded"]
+    runs = [run for run in finished if not mark.methods or run.method in mark.methods]
     if mark.kind == "data":
-        return _data(runs)
+        return _data(finished) + ([(_words(run), run.id) for run in runs] if mark.methods else [])
     if mark.kind == "model":
         models = [run for run in runs if (run.dir / "adapter").is_dir() or (run.dir / "model").is_dir()]
         trained = [(_words(run), f"run:{run.id}") for run in models]

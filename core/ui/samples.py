@@ -1,7 +1,7 @@
 """`samples.jsonl` of a run as cards: what the model in training writes now, beside the gold labels.
 
 A row: {"step", "prompt", "response"?, "text", "gold", "predicted"}. `gold` and `predicted` map tasks to labels, as core.records.Labels
-does; a label alone is that of the request.
+does; a label alone is that of the request. "trained": true = an answer that training itself sampled and learned from.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def cards(run: Run) -> Markup:
     if not rows:
         return Markup()
     step = rows[0].get("step")
-    words = f"{len(rows)} rows it never trained on" + (f", at step {step:,}" if isinstance(step, int) else "")
+    which = "answers from its training" if rows[0].get("trained") else "rows it never trained on"
+    words = f"{len(rows)} {which}" + (f", at step {step:,}" if isinstance(step, int) else "")
     return html.card_header("What it writes now", words) + html.div(html.join(shown), "gw-cards")
 
 

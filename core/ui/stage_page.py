@@ -19,7 +19,7 @@ from core.ui.new_run import NewRun
 
 TITLES = {Stage.TRAINING: ("Training", "Teach a model to reason about safety before it labels."),
           Stage.MINING: ("Mining", "Find the inputs the guard is unsure about: right in some samples, wrong in others."),
-          Stage.RL: ("RL", "Two agents waltz: one replies, one gives feedback, both learn from what the revision gained."),
+          Stage.RL: ("RL", "Learning from reward: a guard from right labels, two agents from what a revision gained."),
           Stage.EVALUATION: ("Evaluation", "The same rows for every model, an interval on every number."),
           Stage.DATA: ("Data", "Bring prompts and labels in, and see what they hold.")}
 _TO_THE_TOP = "() => window.scrollTo(0, 0)"

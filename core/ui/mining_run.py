@@ -1,0 +1,189 @@
+"""One finished mining run as the page sees it: its rows with a person's edits, the weights its pairs would have, the pairs made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+
+from core.methods import Method, UserError, from_run
+from core.mining.edits import Edit, Edited, apply_edits, edits_file, read_edits
+from core.mining.outputs import FILE
+from core.mining.samples import KINDS, TASK_ORDER, Unparsed
+from core.mining.weights import GapRange, Norm, alpha
+from core.records import Task
+from core.runs import Run, Workspace
+from core.ui.mining_index import NONE, Facts, Index, Reading, facts_of, index_of, with_facts
+from core.ui.mining_pairs import PairRow, pairs_in
+
+Pair = Literal["kept", "excluded", "gold changed", "swapped", ""]
+"""What becomes of a row's pair; "" = the row is not hard, so there is none."""
+PAIRING = "build-pairs"
+"""The method that makes pairs."""
+NOBODY = "local user"
+"""Who edits, where the app knows no names."""
+
+
+class Weighting(NamedTuple):
+    """The settings that weights are shown with."""
+
+    gamma: float
+    norm: Norm
+
+
+@dataclass(frozen=True)
+class Miner:
+    """A run whose rows can be shown."""
+
+    run: Run
+    index: Index
+    """With the edits counted in."""
+    mined: Index
+    """As it was mined."""
+    edits: Mapping[int, list[Edit]]
+    """{row: edits in force}."""
+
+    def place_of(self, row: int) -> int | None:
+        """Where a row number stands."""
+        return self.index.place_of(row)
+
+    def edited(self, place: int) -> Edited:
+        """A row with its texts and its edits."""
+        return apply_edits(self.mined.read(place), self.edits.get(int(self.mined.row[place]), []))
+
+    def task_of(self, place: int) -> Task | None:
+        """The task that the row is counted on."""
+        code = int(self.index.task[place])
+        return None if code == NONE else TASK_ORDER[code]
+
+    def is_hard(self, place: int) -> bool:
+        """Right and wrong outputs mixed, with the edited gold label."""
+        return KINDS[int(self.index.kind[place])] == "hard"
+
+    def pair(self, place: int) -> Pair:
+        """What becomes of the pair of a row."""
+        kinds = {edit.kind for edit in self.edits.get(int(self.index.row[place]), [])}
+        words: tuple[tuple[str, Pair], ...] = (("exclude", "excluded"), ("gold", "gold changed"), ("swap", "swapped"))
+        found = next((said for kind, said in words if kind in kinds), None)
+        return found or ("kept" if self.is_hard(place) else "")
+
+    def usable(self) -> int:
+        """Hard rows that are not excluded: what pairs can be built from."""
+        hard = int(np.count_nonzero(self.index.kind == KINDS.index("hard")))
+        return hard - self.excluded()
+
+    def excluded(self) -> int:
+        """Hard rows that a person has excluded."""
+        rows = [row for row, edits in self.edits.items() if any(edit.kind == "exclude" for edit in edits)]
+        hard = KINDS.index("hard")
+        return int(np.count_nonzero(np.isin(self.index.row, rows) & (self.index.kind == hard)))
+
+    def latest_edit(self) -> float:
+        """Unix time of the newest edit in force; 0.0 without one."""
+        return max((edit.t for edits in self.edits.values() for edit in edits), default=0.0)
+
+    def gaps(self) -> dict[int, GapRange]:
+        """{source: range of wrong minus right answers over its hard rows}: what build-pairs stretches the weights over."""
+        hard = self.index.kind == KINDS.index("hard")
+        found, sources = (self.index.incorrect - self.index.correct)[hard], self.index.source[hard]
+        return {int(source): GapRange(int(found[sources == source].min()), int(found[sources == source].max()))
+                for source in np.unique(sources)}
+
+    def weight(self, place: int, by: Weighting, gaps: Mapping[int, GapRange]) -> float | None:
+        """alpha of the row's pair; None where the row is not hard."""
+        if not self.is_hard(place):
+            return None
+        within = gaps[int(self.index.source[place])]
+        return alpha(int(self.index.correct[place]), int(self.index.incorrect[place]), by.gamma, by.norm, within)
+
+
+def unparsed_of(run: Run) -> Unparsed:
+    """What an unreadable answer counts as in this run."""
+    said = run.config.get("unparsed", "drop")
+    return cast(Unparsed, said if said in ("drop", "incorrect") else "drop")
+
+
+def open_miner(run: Run) -> Miner | Reading:
+    """The rows of a run, or how far their reading is. UserError where a file is missing or the edits are damaged."""
+    mined = index_of(run.dir / FILE, unparsed_of(run))
+    if isinstance(mined, Reading):
+        return mined
+    path = edits_file(run.dir)
+    stat = path.stat() if path.exists() else None
+    edits, facts = _corrected(path, (stat.st_size, stat.st_mtime_ns) if stat else (0, 0), mined)
+    return Miner(run, with_facts(mined, facts), mined, edits)
+
+
+@lru_cache(maxsize=4)
+def _corrected(path: Path, stamp: tuple[int, int], mined: Index) -> tuple[dict[int, list[Edit]], dict[int, Facts]]:  # noqa: ARG001 - current by it
+    """The edits in force, and by place the facts of rows with another gold label, counted again. Read once for each state of the file."""
+    edits = read_edits(path)
+    facts = {}
+    for row, found in edits.items():
+        place = mined.place_of(row) if any(edit.kind == "gold" for edit in found) else None
+        if place is not None:
+            facts[place] = facts_of(apply_edits(mined.read(place), found).sample, mined.unparsed_as)
+    return edits, facts
+
+
+# The pairs that were made from a run
+
+class Built(NamedTuple):
+    """A build-pairs run over this mining run."""
+
+    run: Run
+    report: dict[str, Any]
+    path: Path
+
+    def pairs_of(self, row: int, model: str) -> list[PairRow]:
+        """The pairs of a mined row, without their texts."""
+        if not self.path.exists():
+            return []
+        return [pair for pair in pairs_in(self.path).get(row, ()) if pair.model == model]
+
+
+class Pairing:
+    """The method that builds pairs, as far as the page needs to know it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    @cached_property
+    def method(self) -> type[Method] | None:
+        """`build-pairs`, where it is loaded."""
+        return self.workspace.plugins.methods.get(PAIRING)
+
+    @cached_property
+    def field(self) -> str | None:
+        """Its setting that takes mining runs."""
+        if self.method is None:
+            return None
+        marks = {name: from_run(item) for name, item in self.method.Config.model_fields.items()}
+        return next((name for name, mark in marks.items() if mark and mark.kind == "run"), None)
+
+    def sources(self, run: Run) -> list[str]:
+        """The mining runs that a build-pairs run took."""
+        taken = run.config.get(self.field or "runs") or []
+        return [str(item).removeprefix("run:") for item in ([taken] if isinstance(taken, str) else taken)]
+
+    def made_from(self, runs: list[Run], mining: Run) -> list[Run]:
+        """The build-pairs runs over a mining run, in the order given (newest first)."""
+        return [run for run in runs if run.method == PAIRING and mining.id in self.sources(run)]
+
+    def weighting(self, built: Built | None) -> Weighting:
+        """The settings of the pairs that were built, else those that the form starts with."""
+        method = self.method
+        start = next(iter(method.presets.values()), {}) if method else {}
+        fields = {name: item.default for name, item in method.Config.model_fields.items()} if method else {}
+        chosen = {"gamma": 0.2, "norm": "min-max", **fields, **start, **(built.run.config if built else {})}
+        return Weighting(float(chosen["gamma"]), cast(Norm, chosen["norm"]))
+
+    def values(self, mining: Run) -> dict[str, Any]:
+        """Settings of a new build-pairs run over one mining run. UserError where no plugin brings the method."""
+        if self.method is None or self.field is None:
+            raise UserError("No plugin here brings build-pairs; the Plugins page says why.")
+        return {**next(iter(self.method.presets.values()), {}), self.field: [mining.id]}
