@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -12,9 +13,21 @@ HIDDEN_SETTINGS = ("data", "model", "prompt_format")
 """Said in the text already."""
 
 
-def model_card(report: dict[str, Any], settings: dict[str, Any], title: str) -> str:
-    """Markdown with the Hub's front matter. `report` is the run's report.json; nothing but numbers and names goes in, no rows."""
-    parts = [_front_matter(report), f"# {title}", _summary(report), _how_to_load(report), _results(report), _data(report),
+class Parts(NamedTuple):
+    """Sections that differ from method to method: each makes Markdown of a report."""
+
+    summary: Callable[[dict[str, Any]], str]
+    results: Callable[[dict[str, Any]], str]
+    data: Callable[[dict[str, Any]], str]
+
+
+def model_card(report: dict[str, Any], settings: dict[str, Any], title: str, parts_of: Parts | None = None) -> str:
+    """Markdown with the Hub's front matter. `report` is the run's report.json; nothing but numbers and names goes in, no rows.
+
+    parts_of: the method's own sections; None = those of R-SFT.
+    """
+    own = parts_of or Parts(_summary, _results, _data)
+    parts = [_front_matter(report), f"# {title}", own.summary(report), _how_to_load(report), own.results(report), own.data(report),
              _settings(settings), _limits(report), _licence(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -30,11 +43,16 @@ def _front_matter(report: dict[str, Any]) -> str:
     return "---\n" + yaml.safe_dump(values, sort_keys=True).strip() + "\n---"
 
 
+def tuned_how(report: dict[str, Any]) -> str:
+    """What was trained, in words."""
+    return {"lora": "a LoRA adapter", "qlora": "a LoRA adapter trained on a 4-bit (NF4) base", "full": "a full model"}[report["tuning"]]
+
+
 def _summary(report: dict[str, Any]) -> str:
-    what = {"lora": "a LoRA adapter", "qlora": "a LoRA adapter trained on a 4-bit (NF4) base", "full": "a full model"}[report["tuning"]]
     start = "" if report["start"] == report["base"] else f" It goes on from `{report['start']}`."
-    return (f"A safety guard that reasons before it answers, trained with supervised fine-tuning (R-SFT, arXiv 2501.18492): {what} on "
-            f"{report['base_title']}.{start} It is asked and answers in the prompt format `{report['prompt_format']}`.\n\n"
+    return (f"A safety guard that reasons before it answers, trained with supervised fine-tuning (R-SFT, arXiv 2501.18492): "
+            f"{tuned_how(report)} on {report['base_title']}.{start} It is asked and answers in the prompt format "
+            f"`{report['prompt_format']}`.\n\n"
             f"Made by GuardWaltz run `{report['run']}`.")
 
 

@@ -36,14 +36,11 @@ CPU_PASS = 1024
 PLAN_FILE = "plan.json"
 
 
-@dataclass(frozen=True)
-class SftJob:
-    """Everything a training needs to know. Names and defaults are those of the `rsft` method's settings."""
+@dataclass(frozen=True, kw_only=True)
+class TuneJob:
+    """What any training that changes weights needs to know: the model, how it is changed, how often it is looked at."""
 
     model: str
-    prompt_format: type[PromptFormat]
-    train: list[GuardExample]
-    held_out: list[GuardExample] = field(default_factory=list)
     tuning: Tuning = "lora"
     epochs: float = 3.0
     learning_rate: float = 5e-5
@@ -66,7 +63,6 @@ class SftJob:
     save_steps: int = 0
     save_total_limit: int = 2
     logging_steps: int = 1
-    sample_rows: int = 3
     dtype: Dtype = "auto"
     device: str = "auto"
     report_to: str = "none"
@@ -75,6 +71,16 @@ class SftJob:
     def rows_per_step(self, ranks: int = 1) -> int:
         """The effective batch."""
         return self.batch_size * self.gradient_accumulation_steps * ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftJob(TuneJob):
+    """A supervised fine-tuning. Names and defaults are those of the `rsft` method's settings."""
+
+    prompt_format: type[PromptFormat]
+    train: list[GuardExample]
+    held_out: list[GuardExample] = field(default_factory=list)
+    sample_rows: int = 3
 
 
 @dataclass
@@ -124,12 +130,22 @@ class Trained:
 
 def fine_tune(job: SftJob, run: ActiveRun) -> Trained:
     """Train, or go on from the run's last checkpoint. Raises StopRequested once a checkpoint is written."""
-    from transformers import set_seed
-
-    from core.active import StopRequested
     from core.lm import sft_setup as setup
     from core.lm.load import quiet_transformers
-    from core.lm.sft_callbacks import StoppedInEvaluation
+
+    loaded, model, device = ready_to_train(job, run)
+    rows, held_out = _rows(job, loaded, run)
+    with quiet_transformers():
+        trainer, plan, packed = setup.trainer(job, run, loaded, model, rows.rows, held_out.rows, device)
+        carry_out(trainer, checkpoint_of(run, _digest(rows.rows, plan)))
+    return _trained(job, run, loaded, trainer, rows, held_out, plan, packed)
+
+
+def ready_to_train(job: TuneJob, run: ActiveRun) -> tuple[Loaded, Any, str]:
+    """(what was loaded, the model with what will be trained switched on, device). Seeds every random choice."""
+    from transformers import set_seed
+
+    from core.lm import sft_setup as setup
 
     setup.hush()
     device = setup.claim_device(job.device)
@@ -137,26 +153,25 @@ def fine_tune(job: SftJob, run: ActiveRun) -> Trained:
     run.progress(0, None, "steps", detail="loading the model")
     loaded = load_model(job.model, run.workspace.runs_dir, device=device, dtype=setup.load_dtype(job, device), trainable=True,
                         quantization="nf4" if job.tuning == "qlora" else None, progress=run.progress)
-    model = setup.trainable(job, loaded, run)
-    rows, held_out = _rows(job, loaded, run)
-    with quiet_transformers():
-        trainer, plan, packed = setup.trainer(job, run, loaded, model, rows.rows, held_out.rows, device)
-        checkpoint = _checkpoint(run, _digest(rows.rows, plan))
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except StoppedInEvaluation:
-            trainer._save_checkpoint(trainer.model, None)
-            raise StopRequested from None
+    return loaded, setup.trainable(job, loaded, run), device
+
+
+def carry_out(trainer: Any, checkpoint: Path | None) -> None:
+    """Train, from the checkpoint where there is one. Raises StopRequested once a checkpoint is written."""
+    from core.active import StopRequested
+    from core.lm.sft_callbacks import StoppedInEvaluation
+
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except StoppedInEvaluation:
+        trainer._save_checkpoint(trainer.model, None)
+        raise StopRequested from None
     if trainer.follow.stopping:
         raise StopRequested
-    return _trained(job, run, loaded, trainer, rows, held_out, plan, packed)
 
 
 def _rows(job: SftJob, loaded: Loaded, run: ActiveRun) -> tuple[TrainRows, TrainRows]:
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or job.max_length
-    limit = min(job.max_length, context)
-    if limit < job.max_length:
-        run.notice(f"max_length is {limit:,} tokens, the model's context, not {job.max_length:,}.")
+    limit = longest_allowed(job, loaded, run)
     rows = build_rows(job.train, job.prompt_format, loaded.tokenizer, max_length=limit, on_long=job.on_long_rows)
     held_out = build_rows(job.held_out, job.prompt_format, loaded.tokenizer, max_length=limit, on_long="drop")
     for made, what in ((rows, "training"), (held_out, "held-out")):
@@ -170,8 +185,17 @@ def _rows(job: SftJob, loaded: Loaded, run: ActiveRun) -> tuple[TrainRows, Train
     return rows, held_out
 
 
-def lost_rows(made: TrainRows, limit: int) -> list[str]:
-    """Sentences about rows that are not used whole; none is left out without one."""
+def longest_allowed(job: TuneJob, loaded: Loaded, run: ActiveRun) -> int:
+    """max_length, or the model's context where that is shorter."""
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or job.max_length
+    limit = min(job.max_length, context)
+    if limit < job.max_length:
+        run.notice(f"max_length is {limit:,} tokens, the model's context, not {job.max_length:,}.")
+    return limit
+
+
+def lost_rows(made: Any, limit: int) -> list[str]:
+    """Sentences about rows (TrainRows, or pairs) that are not used whole; none is left out without one."""
     found = [f"{count:,} of {made.seen:,} are left out: {reason}." for reason, count in made.refused.most_common()]
     share = f"{made.too_long:,} of {made.seen:,} rows ({made.too_long / max(1, made.seen):.1%})"
     if made.too_long:
@@ -188,7 +212,7 @@ def _digest(rows: list[TrainRow], plan: Plan) -> dict[str, Any]:
     return {"rows": len(rows), "tokens_sha256": seen.hexdigest(), "steps": plan.steps, "passes_per_step": plan.passes_per_step}
 
 
-def _checkpoint(run: ActiveRun, digest: dict[str, Any]) -> Path | None:
+def checkpoint_of(run: ActiveRun, digest: dict[str, Any]) -> Path | None:
     """The newest checkpoint that can be gone on from, after a look at whether it belongs to these rows."""
     found = next((folder for folder in reversed(run.checkpoints()) if _whole(folder)), None)
     if found is None:

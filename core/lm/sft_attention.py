@@ -3,6 +3,9 @@
 A packed micro-batch is [shared beginning | rest of row 1 | rest of row 2 | ...]. Every row sees the shared beginning and itself,
 nothing else, so the result is that of separate rows; the instruction that all rows begin with is computed once. What is usual
 instead (one block-diagonal mask over the whole pack) costs the square of the pack's length.
+
+More generally the pieces are a tree: a piece sees the pieces above it, and itself. Two answers to one prompt are two leaves under
+the prompt (core/lm/dpo_batch.py).
 """
 
 from __future__ import annotations
@@ -34,29 +37,38 @@ def can_pack(config: Any, device: str) -> bool:
 
 
 def rows_attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *, rows: list[int] | None = None, shared: int = 0,
-                   scaling: float | None = None, **kwargs: Any) -> tuple[Any, None]:
-    """Attention of a packed micro-batch: `shared` tokens, then rows of these lengths. Without `rows`: the usual sdpa."""
+                   above: list[list[int]] | None = None, scaling: float | None = None, **kwargs: Any) -> tuple[Any, None]:
+    """Attention of a packed micro-batch: `shared` tokens, then rows of these lengths. Without `rows`: the usual sdpa.
+
+    above: for each row the earlier rows that it sees whole, the first one first; then `shared` is 0. Without it every row sees
+    the shared beginning. query, key, value: [1, heads, tokens, size]; no row may be empty.
+    """
     if rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings in float32 have widened them
         query, key, value = (states.to(torch.get_autocast_dtype(query.device.type)) for states in (query, key, value))
     scale = scaling or 1 / math.sqrt(query.shape[-1])
     lengths = [shared, *rows] if shared else rows
+    if above is None:
+        above = [[], *([0] for _ in rows)] if shared else [[] for _ in rows]
     queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
-    if not shared:
-        parts = [_one(q, k, v, 0, scale) for q, k, v in zip(queries, keys, values, strict=True)]
-    else:
-        parts = [_one(queries[0], keys[0], values[0], 0, scale)]
-        for q, k, v in zip(queries[1:], keys[1:], values[1:], strict=True):
-            parts.append(_after(queries[0], q, torch.cat([keys[0], k], 2), torch.cat([values[0], v], 2), shared, scale))
+    parts = []
+    for place, before in enumerate(above):
+        if not before:
+            parts.append(_one(queries[place], keys[place], values[place], 0, scale))
+            continue
+        chain = [*before, place]
+        seen_keys, seen_values = (torch.cat([states[one] for one in chain], 2) for states in (keys, values))
+        parts.append(_after([queries[one] for one in before], queries[place], seen_keys, seen_values, scale))
     return torch.cat(parts, 2).transpose(1, 2), None
 
 
-def _after(begin: Any, query: Any, key: Any, value: Any, shared: int, scale: float) -> Any:
+def _after(begin: list[Any], query: Any, key: Any, value: Any, scale: float) -> Any:
+    before = key.shape[2] - query.shape[2]
     if _short(query, key):
-        return _one(query, key, value, shared, scale)
+        return _one(query, key, value, before, scale)
     # The flash kernel knows no offset: ask for the beginning too and drop its part.
-    return _flash(torch.cat([begin, query], 2), key, value, scale)[:, :, shared:]
+    return _flash(torch.cat([*begin, query], 2), key, value, scale)[:, :, before:]
 
 
 def _one(query: Any, key: Any, value: Any, before: int, scale: float) -> Any:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from core.lm.load import Loaded
     from core.lm.sft import SftJob
     from core.lm.sft_rows import TrainRow
-    from core.lm.sft_trainer import AnswerTrainer
+
 
 class StoppedInEvaluation(Exception):
     """Stop was asked for while the held-out rows were scored."""
@@ -33,12 +33,13 @@ class Follow(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, run: ActiveRun, epochs: float, *, patience: int = 0) -> None:
         self.run, self.epochs, self.patience = run, epochs, patience
-        self.trainer: AnswerTrainer | None = None
+        self.trainer: Any = None
         self.stopping = False
         self.stopped_early = False
         self._step_began = self._saved = self._begun = time.monotonic()
         self._first_step = 0
-        self._busy = 0.0
+        self.busy = 0.0
+        """Seconds in optimizer steps since the last log."""
         self._tokens = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -57,9 +58,9 @@ class Follow(TrainerCallback):  # type: ignore[misc, unused-ignore]
         assert self.trainer is not None
         if state.global_step >= state.max_steps and args.eval_strategy != "no":
             control.should_evaluate = True  # the last weights may be the best ones
-        self._busy += time.monotonic() - self._step_began
+        self.busy += time.monotonic() - self._step_began
         self._tokens += self.trainer.step_tokens
-        if self._agreed(time.monotonic() - self._saved > SAVE_EVERY):
+        if self.agreed(time.monotonic() - self._saved > SAVE_EVERY):
             control.should_save = True
         self._progress(state)
         return self._stop_if_asked(control)
@@ -76,21 +77,27 @@ class Follow(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if not math.isfinite(logs["loss"]):
             raise UserError(f"The loss is not a number at step {state.global_step}; use a smaller learning_rate than "
                             f"{args.learning_rate:g}, or dtype=float32.")
-        speed = self._tokens / self._busy if self._busy else None
+        speed = self._tokens / self.busy if self.busy else None
+        values, stats = self.step_values(speed)
         self.run.metrics(state.global_step, loss=logs["loss"], learning_rate=logs.get("learning_rate"), grad_norm=logs.get("grad_norm"),
-                         token_accuracy=self.trainer.token_accuracy(), tokens_per_second=speed, tokens=self._tokens, seconds=self._busy,
-                         memory_bytes=peak_memory())
-        stats = {"Train loss": f"{logs['loss']:.3f}", "Memory": size(peak_memory())}
-        if speed:
-            stats["Speed"] = f"{speed:,.0f} answer tokens/s"
-        self.run.stats(**stats)
-        self._busy, self._tokens = 0.0, 0
+                         tokens_per_second=speed, tokens=self._tokens, seconds=self.busy, memory_bytes=peak_memory(), **values)
+        self.run.stats(**{"Train loss": f"{logs['loss']:.3f}", "Memory": size(peak_memory())}, **stats)
+        self.busy, self._tokens = 0.0, 0
+
+    def step_values(self, speed: float | None) -> tuple[dict[str, float], dict[str, str]]:
+        """(more numbers for the curves, more for the run card) since the last log. speed: answer tokens per second."""
+        stats = {"Speed": f"{speed:,.0f} answer tokens/s"} if speed else {}
+        return {"token_accuracy": self.trainer.token_accuracy()}, stats
+
+    def eval_values(self, metrics: dict[str, float]) -> dict[str, float]:
+        """More numbers of an evaluation for the curves."""
+        return {"eval_token_accuracy": metrics["eval_token_accuracy"]}
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any) -> Any:
         assert metrics is not None
         loss, error = metrics["eval_loss"], metrics["eval_loss_error"]
         margin = 1.96 * error if math.isfinite(error) else None
-        self.run.metrics(state.global_step, eval_loss=loss, eval_loss_margin=margin, eval_token_accuracy=metrics["eval_token_accuracy"])
+        self.run.metrics(state.global_step, eval_loss=loss, eval_loss_margin=margin, **self.eval_values(metrics))
         self.run.stats(**{"Eval loss": f"{loss:.3f}" + (f" ± {margin:.3f}" if margin is not None else "")})
         self.run.log(f"step {state.global_step}: eval loss {loss:.4f}" + (f" ± {margin:.4f}" if margin is not None else ""))
         if state.best_metric is None or loss < state.best_metric:
@@ -112,11 +119,11 @@ class Follow(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self.run.progress(done, total, "steps", detail=f"epoch {self.epochs * done / max(1, total):.1f} of {self.epochs:g}{left}")
 
     def _stop_if_asked(self, control: Any) -> Any:
-        if self._agreed(self.run.should_stop()):
+        if self.agreed(self.run.should_stop()):
             self.stopping = control.should_save = control.should_training_stop = True
         return control
 
-    def _agreed(self, mine: bool) -> bool:
+    def agreed(self, mine: bool) -> bool:
         """Rank 0 decides for all: files and clocks look different to each process, and one alone would wait for ever."""
         trainer = self.trainer
         if trainer is None or trainer.accelerator.num_processes == 1:

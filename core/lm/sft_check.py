@@ -14,7 +14,7 @@ from core.lm.load import TOKENIZER_FILES, Found, pick_device, pick_dtype
 from core.lm.sft import CPU_PASS
 from core.lm.sft_cost import FIXED_SECONDS, Shape, adapter_parameters, available_bytes, guess_seconds, peak_bytes, shape_of, train_flops
 from core.lm.sft_data import Prepared
-from core.lm.sft_rows import OnLong, TrainRows, build_rows, next_length
+from core.lm.sft_rows import OnLong, build_rows, next_length
 from core.lm.sft_setup import compute_dtype, missing_teller
 from core.methods import Estimate, Problem, UserError
 from core.words import duration, plural, size
@@ -28,9 +28,9 @@ MOST_COUNTED = 5_000
 
 @dataclass(frozen=True)
 class Counted:
-    """Token counts of the training rows, or of a sample of them."""
+    """Token counts of the training rows (TrainRows, or PairRows), or of a sample of them."""
 
-    made: TrainRows
+    made: Any
     of: int
     """Rows there are."""
 
@@ -42,18 +42,24 @@ class Counted:
     @property
     def factor(self) -> float:
         """From what was counted to the whole."""
-        return self.of / max(1, self.made.seen)
+        return float(self.of / max(1, self.made.seen))
 
 
 def check(config: Any, prepared: Prepared, counted: Counted | None) -> list[Problem]:
     """Problems of a training whose data and format are in order."""
-    problems = [*_device(config), *_packages(config), *_processes(config), *_sizes(config, prepared)]
+    problems = [*standing(config), *sizes(config, len(prepared.train), bool(prepared.held_out))]
     if counted is None:
         return problems
-    problems += _rows(config, counted)
-    if not any(problem.field == "device" for problem in problems):
-        problems += _memory(config, prepared, counted)
+    problems += row_problems(config, counted)
+    if not any(problem.field == "device" for problem in problems) and (shape := shape_at(prepared.found)) and counted.made.rows:
+        device = pick_device(config.device)
+        problems += memory_problems(config, _peak(config, shape, counted, device), device)
     return problems
+
+
+def standing(config: Any) -> list[Problem]:
+    """Problems of this machine: device, packages, processes."""
+    return [*_device(config), *_packages(config), *_processes(config)]
 
 
 def count(config: Any, prepared: Prepared) -> Counted | None:
@@ -82,7 +88,8 @@ def tokenizer_of(found: Found) -> Any:
         raise UserError(f"The tokenizer of {found.ref} cannot be loaded ({str(error).splitlines()[0][:160]}); check the model.") from error
 
 
-def _rows(config: Any, counted: Counted) -> list[Problem]:
+def row_problems(config: Any, counted: Counted) -> list[Problem]:
+    """Rows that would be lost, or are too long."""
     made, problems = counted.made, []
     for reason, lost in made.refused.most_common(3):
         problems.append(Problem(f"{_share(lost, counted)} cannot be trained in this format and would be left out: {reason}.",
@@ -143,24 +150,22 @@ def _processes(config: Any) -> list[Problem]:
     return []
 
 
-def _sizes(config: Any, prepared: Prepared) -> list[Problem]:
+def sizes(config: Any, train: int, holds_out: bool) -> list[Problem]:
+    """Steps larger than the set, stopping without a measure. train: rows to train on."""
     problems, rows = [], rows_per_step(config)
-    if rows > len(prepared.train):
-        problems.append(Problem(f"A step has {rows:,} rows and there are {len(prepared.train):,} to train on, so an epoch is one step.",
+    if rows > train:
+        problems.append(Problem(f"A step has {rows:,} rows and there are {train:,} to train on, so an epoch is one step.",
                                 field="gradient_accumulation_steps", fix={"gradient_accumulation_steps": 1}, fix_label="No accumulation",
                                 severity="warning"))
-    if config.early_stopping_patience and not prepared.held_out:
+    if config.early_stopping_patience and not holds_out:
         problems.append(Problem("early_stopping_patience needs held-out rows; set validation_share above 0.", field="validation_share",
                                 fix={"validation_share": 0.1}, fix_label="Hold out 10 %"))
     return problems
 
 
-def _memory(config: Any, prepared: Prepared, counted: Counted) -> list[Problem]:
-    shape = shape_at(prepared.found)
-    if shape is None or not counted.made.rows:
-        return []
-    device = pick_device(config.device)
-    need, there = _peak(config, shape, counted, device), available_bytes(device)
+def memory_problems(config: Any, need: int, device: str) -> list[Problem]:
+    """need: bytes at the peak."""
+    there = available_bytes(device)
     if need <= there:
         return []
     smaller = {"tuning": "qlora"} if config.tuning != "qlora" else {"batch_size": 1}

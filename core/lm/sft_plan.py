@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,7 +45,7 @@ def plan_steps(lengths: Sequence[int], *, rows_per_step: int, rows_per_pass: int
     beginning, once), not the longest times their number.
     """
     steps = list(_steps(len(lengths), rows_per_step, epochs, seed))
-    own = [length - shared for length in lengths] if laid_end_to_end else list(lengths)
+    own = array("i", (length - shared for length in lengths) if laid_end_to_end else lengths)
     per_rank = math.ceil(rows_per_step / ranks / rows_per_pass)
     if tokens_per_pass:
         room = max(1, tokens_per_pass - (shared if laid_end_to_end else 0))
@@ -66,17 +67,17 @@ def plan_steps(lengths: Sequence[int], *, rows_per_step: int, rows_per_pass: int
 def _steps(count: int, size: int, epochs: float, seed: int) -> Iterator[list[int]]:
     """Rows of each step. A step may span two epochs; only the last one may be smaller."""
     left = max(1, round(count * epochs))
-    waiting: list[int] = []
+    waiting = array("i")  # an eighth of a list's memory
     for epoch in range(math.ceil(left / count)):
-        order = list(range(count))
+        order = array("i", range(count))
         random.Random(f"{seed}-{epoch}").shuffle(order)
         waiting += order[:left]
         left -= min(left, count)
         while len(waiting) >= size:
-            yield waiting[:size]
+            yield waiting[:size].tolist()
             waiting = waiting[size:]
     if waiting:
-        yield waiting
+        yield waiting.tolist()
 
 
 def _balanced(step: list[int], own: Sequence[int], groups: int) -> list[list[int]]:

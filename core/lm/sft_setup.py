@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from core.lm.load import Loaded, pick_device, pick_dtype
-from core.lm.sft import CPU_PASS, SftJob, ranks
+from core.lm.sft import CPU_PASS, SftJob, TuneJob, ranks
 from core.lm.sft_rows import TrainRow
 from core.methods import UserError
 
@@ -52,18 +52,18 @@ def claim_device(device: str) -> str:
     return pick_device(device)
 
 
-def compute_dtype(job: SftJob, device: str) -> str:
+def compute_dtype(job: TuneJob, device: str) -> str:
     """The number format of matrix products. float16 would need loss scaling, so GPUs without bfloat16 train in float32."""
     kind = pick_dtype(job.dtype, device)
     return "float32" if kind == "float16" else kind
 
 
-def load_dtype(job: SftJob, device: str) -> Any:
+def load_dtype(job: TuneJob, device: str) -> Any:
     """The number format weights are loaded in. Weights that are trained themselves are kept in float32."""
     return "float32" if job.tuning == "full" else compute_dtype(job, device)
 
 
-def trainable(job: SftJob, loaded: Loaded, run: ActiveRun) -> Any:
+def trainable(job: TuneJob, loaded: Loaded, run: ActiveRun) -> Any:
     """The model with what will be trained switched on: a new adapter, the one it came with, or all weights."""
     model = loaded.model
     if job.tuning == "full":
@@ -86,7 +86,7 @@ def trainable(job: SftJob, loaded: Loaded, run: ActiveRun) -> Any:
     return loaded._weights.peft
 
 
-def _lora(job: SftJob) -> Any:
+def _lora(job: TuneJob) -> Any:
     from peft import LoraConfig
 
     target: str | list[str] = job.lora_target.strip()
@@ -121,9 +121,12 @@ def trainer(job: SftJob, run: ActiveRun, loaded: Loaded, model: Any, rows: list[
     if job.sample_rows and held_out:
         callbacks.append(Samples(run, loaded, job, held_out))
     collate = Collator(loaded.tokenizer.pad_token_id or 0, packed)
-    arguments = _arguments(job, run, plan, base.config, bool(held_out), device, _largest(plan, rows))
-    made = AnswerTrainer(model=model, args=arguments, rows=rows, plan=plan, held_out=held_out, collate=collate, eval_plan=groups,
-                         tokenizer=loaded.tokenizer, follow=follow, callbacks=callbacks)
+    from trl import SFTConfig
+
+    settings = arguments(job, run, plan, base.config, bool(held_out), device, _largest(plan, rows))
+    settings |= {"max_length": None, "packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    made = AnswerTrainer(model=model, args=SFTConfig(**settings), rows=rows, plan=plan, held_out=held_out, collate=collate,
+                         eval_plan=groups, tokenizer=loaded.tokenizer, follow=follow, callbacks=callbacks)
     how = [device, compute_dtype(job, device)] + ["rows laid end to end"] * packed + [f"{shared} first tokens shared"] * bool(shared)
     passes = "one pass" if plan.passes_per_step == 1 else f"{plan.passes_per_step} passes"
     run.log(f"{plan.steps:,} steps of {job.rows_per_step(ranks())} rows in {passes}, {', '.join(how)}")
@@ -135,9 +138,8 @@ def _largest(plan: Plan, rows: list[TrainRow]) -> int:
     return max(max(len(rows[row]) for row in group) * len(group) for group in plan.flat() if group)
 
 
-def _arguments(job: SftJob, run: ActiveRun, plan: Plan, config: Any, evaluates: bool, device: str, largest: int) -> Any:
-    from trl import SFTConfig
-
+def arguments(job: TuneJob, run: ActiveRun, plan: Plan, config: Any, evaluates: bool, device: str, largest: int) -> dict[str, Any]:
+    """Settings that every trainer of TRL's takes. largest: tokens of the largest pass."""
     between = max(1, min(math.ceil(plan.steps / EVALUATIONS), MOST_STEPS_BETWEEN))
     eval_steps = min(job.eval_steps or between, plan.steps)
     save_steps = min(job.save_steps or between, plan.steps)
@@ -146,22 +148,23 @@ def _arguments(job: SftJob, run: ActiveRun, plan: Plan, config: Any, evaluates: 
     checkpointing = _needs_checkpointing(job, config, device, largest)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.dir / "tensorboard"))
     os.environ.setdefault("WANDB_DIR", str(run.dir))
-    return SFTConfig(
-        output_dir=str(run.dir), max_steps=plan.steps, per_device_train_batch_size=1, gradient_accumulation_steps=plan.passes_per_step,
-        learning_rate=job.learning_rate, lr_scheduler_type=job.lr_scheduler_type, warmup_steps=math.ceil(job.warmup_ratio * plan.steps),
-        weight_decay=job.weight_decay, max_grad_norm=job.max_grad_norm,
-        bf16=compute_dtype(job, device) == "bfloat16", use_cpu=device == "cpu",
-        ddp_backend="gloo" if device == "cpu" and ranks() > 1 else None, ddp_find_unused_parameters=False,
-        activation_checkpointing=checkpointing, gradient_checkpointing=checkpointing,
-        logging_steps=job.logging_steps, logging_nan_inf_filter=False,  # a loss that is no number must not be averaged away
-        eval_strategy="steps" if evaluates else "no", eval_steps=eval_steps, save_strategy="steps", save_steps=save_steps,
-        save_total_limit=job.save_total_limit, load_best_model_at_end=evaluates, metric_for_best_model="eval_loss" if evaluates else None,
-        greater_is_better=False if evaluates else None, report_to=[] if job.report_to == "none" else [job.report_to], run_name=run.id,
-        project="guardwaltz", disable_tqdm=True, seed=job.seed, remove_unused_columns=False, max_length=None, packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True}, dataloader_pin_memory=device.startswith("cuda"))
+    return {
+        "output_dir": str(run.dir), "max_steps": plan.steps, "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": plan.passes_per_step, "learning_rate": job.learning_rate,
+        "lr_scheduler_type": job.lr_scheduler_type, "warmup_steps": math.ceil(job.warmup_ratio * plan.steps),
+        "weight_decay": job.weight_decay, "max_grad_norm": job.max_grad_norm,
+        "bf16": compute_dtype(job, device) == "bfloat16", "use_cpu": device == "cpu",
+        "ddp_backend": "gloo" if device == "cpu" and ranks() > 1 else None, "ddp_find_unused_parameters": False,
+        "activation_checkpointing": checkpointing, "gradient_checkpointing": checkpointing,
+        "logging_steps": job.logging_steps, "logging_nan_inf_filter": False,  # a loss that is no number must not be averaged away
+        "eval_strategy": "steps" if evaluates else "no", "eval_steps": eval_steps, "save_strategy": "steps", "save_steps": save_steps,
+        "save_total_limit": job.save_total_limit, "load_best_model_at_end": evaluates,
+        "metric_for_best_model": "eval_loss" if evaluates else None, "greater_is_better": False if evaluates else None,
+        "report_to": [] if job.report_to == "none" else [job.report_to], "run_name": run.id, "project": "guardwaltz",
+        "disable_tqdm": True, "seed": job.seed, "remove_unused_columns": False, "dataloader_pin_memory": device.startswith("cuda")}
 
 
-def _needs_checkpointing(job: SftJob, config: Any, device: str, largest: int) -> bool:
+def _needs_checkpointing(job: TuneJob, config: Any, device: str, largest: int) -> bool:
     """Recomputing activations saves memory and costs a third of the speed: only where memory would not do."""
     from core.lm.sft_cost import activation_bytes, available_bytes, shape_of
 
