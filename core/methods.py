@@ -55,7 +55,8 @@ def setting(default: Any = PydanticUndefined, *, advanced: bool = False, aliases
 class FromRun:
     """Marks a field that takes another run's output: `data: Annotated[str, FromRun("data")]`.
 
-    kind "data": an imported set's name, a run id, or a file path. kind "model": any model reference (core/refs.py).
+    kind "data": an imported set's name, a run id, or a file path; runs of `methods`, when given, will do as data, too.
+    kind "model": any model reference (core/refs.py).
     kind "run": a run id only, of the methods in `methods` when given.
     """
 

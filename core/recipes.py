@@ -7,6 +7,9 @@
       guard: {method: rsft, preset: rehearsal, settings: {data: $data, model: $model}}
 
 `$name` stands for a setting of the recipe or for the run id of an earlier step; `run:$guard` is a model reference.
+
+A recipe may have presets, which are settings by name: `presets: {rehearsal: {epochs: 1}, paper: {epochs: 3}}`. The first one holds
+unless another is asked for (`recipe guardreasoner preset=paper`); `$preset` is its name, for steps whose methods know it, too.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from core.methods import UserError
 from core.runs import REPOSITORY, Run, Workspace
 
 FOLDER = REPOSITORY / "assets" / "recipes"
+PRESET = "preset"
+"""The setting that names the preset, in recipes that have some."""
 _NAME = re.compile(r"\$([a-z][a-z0-9_]*)")
 
 
@@ -44,7 +49,25 @@ class Recipe(BaseModel):
     title: str
     summary: str = ""
     settings: dict[str, Any] = {}
+    presets: dict[str, dict[str, Any]] = {}
     steps: dict[str, Step] = Field(min_length=1)
+
+    @property
+    def names(self) -> set[str]:
+        """Everything that may be set."""
+        return {*self.settings, *(name for values in self.presets.values() for name in values), *([PRESET] if self.presets else [])}
+
+    def values(self, given: dict[str, Any], where: str) -> dict[str, Any]:
+        """The settings as they hold: the recipe's own, overlaid by those of the preset, overlaid by `given`. UserError for unknown ones."""
+        unknown = sorted(set(given) - self.names)
+        if unknown:
+            raise UserError(f"{where} has no setting {unknown[0]!r}; it has: {', '.join(sorted(self.names)) or 'none'}.")
+        if not self.presets:
+            return {**self.settings, **given}
+        chosen = given.get(PRESET, next(iter(self.presets)))
+        if chosen not in self.presets:
+            raise UserError(f"{where} has no preset {chosen!r}; it has: {', '.join(self.presets)}.")
+        return {**self.settings, PRESET: chosen, **self.presets[chosen], **given}
 
 
 def recipe_path(name: str) -> Path:
@@ -70,9 +93,13 @@ def parse_recipe(text: str, where: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{where}, {'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}.") from None
-    known = set(recipe.settings)
+    for name, values in recipe.presets.items():
+        lacking = sorted(recipe.names - set(values) - set(recipe.settings) - {PRESET})
+        if lacking:
+            raise UserError(f"{where}, preset {name}: {lacking[0]} is set in another preset, but neither here nor under settings.")
+    known = recipe.names
     for key, step in recipe.steps.items():
-        unknown = [name for name in _names_in(step.settings) if name not in known]
+        unknown = [name for name in _names_in([step.settings, step.preset]) if name not in known]
         if unknown:
             raise UserError(f"{where}, step {key}: ${unknown[0]} is neither a setting nor an earlier step; known: "
                             f"{', '.join(sorted(known))}.")

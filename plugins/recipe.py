@@ -33,7 +33,7 @@ class RecipeMethod(Method):
     def check(self, config):
         try:
             recipe = self._recipe(config)
-            self._check_steps(recipe)
+            self._check_steps(recipe, recipe.values(config.settings, config.recipe))
         except UserError as error:
             return [Problem(str(error), field="recipe")]
         return []
@@ -46,15 +46,15 @@ class RecipeMethod(Method):
         if not copy.exists():  # a resumed study keeps the text it began with
             run.save_text("recipe.yaml", recipe_path(config.recipe).read_text(encoding="utf-8"))
         recipe = parse_recipe(copy.read_text(encoding="utf-8"), config.recipe)
-        known = self._settings(recipe, config)
-        self._check_steps(recipe)
+        known = recipe.values(config.settings, config.recipe)
+        self._check_steps(recipe, known)
         started = time.monotonic()
         steps = []
         for number, (key, step) in enumerate(recipe.steps.items()):
             run.stop_if_asked()
             run.progress(number, len(recipe.steps), "steps", detail=key)
             method = run.plugins.method(step.method)
-            settings = fill(with_preset(method, step.preset, step.settings), known)
+            settings = fill(with_preset(method, fill(step.preset, known), step.settings), known)
             run.log(f"step {key}: {step.method}")
             child = run.child(step.method, settings, key=key, name=step.name)
             known[key] = child.id
@@ -65,23 +65,14 @@ class RecipeMethod(Method):
 
     def _recipe(self, config) -> Recipe:
         path = recipe_path(config.recipe)
-        recipe = parse_recipe(path.read_text(encoding="utf-8"), str(path))
-        self._settings(recipe, config)
-        return recipe
+        return parse_recipe(path.read_text(encoding="utf-8"), str(path))
 
-    def _settings(self, recipe: Recipe, config) -> dict[str, Any]:
-        unknown = sorted(set(config.settings) - set(recipe.settings))
-        if unknown:
-            known = ", ".join(recipe.settings) or "none"
-            raise UserError(f"{config.recipe} has no setting {unknown[0]!r}; it has: {known}.")
-        return {**recipe.settings, **config.settings}
-
-    def _check_steps(self, recipe: Recipe) -> None:
+    def _check_steps(self, recipe: Recipe, known: dict[str, Any]) -> None:
         """Misspelled methods, presets and settings are found before the first step has cost an hour."""
         for key, step in recipe.steps.items():
             method = self.workspace.plugins.method(step.method)
             try:
-                given = with_preset(method, step.preset, step.settings)
+                given = with_preset(method, fill(step.preset, known), step.settings)
                 unknown = set(given) - set(method.Config.model_fields)
                 if unknown:
                     validate(method, given)

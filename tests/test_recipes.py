@@ -5,12 +5,14 @@ import signal
 
 import pytest
 
-from core.jobs import resume, submit
-from core.methods import UserError
+from core.jobs import create, resume, submit
+from core.methods import UserError, validate, with_preset
 from core.plugins import load_plugins
-from core.recipes import fill, find_unfinished, parse_recipe, recipe_files
+from core.recipes import fill, find_unfinished, parse_recipe, recipe_files, recipe_path
 from core.runs import Workspace
 from tests.helpers import FAKE_PLUGINS, finish, wait_for
+from tests.test_grpo import execute, small_guard, write
+from tests.test_sft_exact import examples
 
 RECIPE = """
 title: Two counts
@@ -55,10 +57,14 @@ def test_the_recipes_that_ship_name_real_methods_and_settings():
     plugins = load_plugins(installed=False)
     for path in recipe_files():
         parsed = parse_recipe(path.read_text(), path.name)
-        for step in parsed.steps.values():
-            method = plugins.method(step.method)
-            assert set(step.settings) <= set(method.Config.model_fields)
-            assert step.preset is None or step.preset in method.presets
+        for preset in parsed.presets or [None]:
+            known = parsed.values({"preset": preset} if preset else {}, path.name)
+            for key, step in parsed.steps.items():
+                method = plugins.method(step.method)
+                assert set(step.settings) <= set(method.Config.model_fields)
+                given = fill(with_preset(method, fill(step.preset, known), step.settings), known)
+                assert validate(method, given), (path.name, preset, key)
+                known[key] = f"{key}-0001"
 
 
 def test_a_misspelled_setting_fails_before_the_first_step(workspace, recipe):
@@ -66,6 +72,67 @@ def test_a_misspelled_setting_fails_before_the_first_step(workspace, recipe):
     assert finish(workspace, run) == "failed"
     assert "no setting 'tto'" in run.status["message"]
     assert not run.children()
+
+
+PRESETS = """
+title: Presets
+settings: {pause: 0}
+presets:
+  short: {to: 2}
+  long: {to: 5, pause: 0.01}
+steps:
+  first: {method: count, settings: {to: $to, pause: $pause}}
+"""
+
+
+def test_presets_of_a_recipe_the_first_holds_and_what_is_given_wins():
+    recipe = parse_recipe(PRESETS, "file.yaml")
+    assert recipe.values({}, "it") == {"preset": "short", "to": 2, "pause": 0}
+    assert recipe.values({"preset": "long"}, "it") == {"preset": "long", "to": 5, "pause": 0.01}
+    assert recipe.values({"preset": "long", "to": 7}, "it") == {"preset": "long", "to": 7, "pause": 0.01}
+    with pytest.raises(UserError, match=r"it has no preset 'longer'; it has: short, long\."):
+        recipe.values({"preset": "longer"}, "it")
+    with pytest.raises(UserError, match=r"it has no setting 'too'; it has: pause, preset, to\."):
+        recipe.values({"too": 1}, "it")
+    with pytest.raises(UserError, match=r"file.yaml, preset short: to is set in another preset"):
+        parse_recipe(PRESETS.replace("short: {to: 2}", "short: {}"), "file.yaml")
+    with pytest.raises(UserError, match=r"\$preset is neither"):
+        parse_recipe(RECIPE.replace("to: 3", "to: $preset"), "file.yaml")
+
+
+def test_a_study_runs_with_the_preset_that_was_asked_for(workspace, tmp_path):
+    path = tmp_path / "presets.yaml"
+    path.write_text(PRESETS)
+    run = submit(workspace, "recipe", {"recipe": str(path), "settings": {"preset": "long"}})
+    assert finish(workspace, run) == "succeeded"
+    assert run.children()[0].report["counted"] == 5
+
+
+def test_guardreasoner_from_data_to_evaluation_with_a_tiny_model(workspace, tiny_model, tmp_path, monkeypatch):
+    """Every step of the recipe on two dozen rows; the answers of a random model are bad, the plumbing is the same.
+
+    The steps run in this process: seven interpreters that load torch would take a minute.
+    """
+    def here(parent, method, settings, *, key, name):
+        child = create(workspace, workspace.plugins.method(method), settings, parent=parent.id, key=key, name=name)
+        return execute(workspace, method, settings, child)
+
+    monkeypatch.setattr("core.jobs.run_child", here)
+    rows = [row.model_copy(update={"split": "test" if number >= 26 else "train"}) for number, row in enumerate(examples(32))]
+    (tmp_path / "guard").mkdir()
+    settings = {"source": write(tmp_path / "rows.jsonl", rows), "name": "tiny-rows", "model": small_guard(tiny_model, tmp_path / "guard"),
+                "mined_rows": 12, "more_epochs": 1, "hard_k": 2}
+    study = execute(workspace, "recipe", {"recipe": "guardreasoner", "settings": settings})
+    by_key = {step["key"]: workspace.run(step["run"]) for step in study.report["steps"]}
+    assert list(by_key) == list(parse_recipe(recipe_path("guardreasoner").read_text(), "it").steps)
+    guard, pairs, tuned, evaluation = (by_key[key] for key in ("guard", "pairs", "hsdpo", "evaluation"))
+    assert by_key["mined"].config["model"] == tuned.config["model"] == by_key["longer"].config["model"] == f"run:{guard.id}"
+    assert (guard.config["learning_rate"], by_key["mined"].config["limit"]) == (1e-3, 12)
+    assert tuned.config["data"] == pairs.id
+    models = evaluation.report["tasks"]["request"]["models"]
+    assert [entry["model"] for entry in models] == [settings["model"], f"run:{guard.id}", f"run:{by_key['longer'].id}", f"run:{tuned.id}"]
+    assert evaluation.report["tasks"]["request"]["rows"] == 6
+    assert guard.id in (study.dir / "report.html").read_text()
 
 
 @pytest.mark.kill
