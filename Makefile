@@ -27,6 +27,10 @@ lint: install
 bench: install
 	@$(VENV)/python -m bench.startup
 	@$(VENV)/python -m bench.sft
+	@$(VENV)/python -m bench.mine
+	@$(VENV)/python -m bench.mine --memory
+	@$(VENV)/python -m bench.hsdpo
+	@$(VENV)/python -m bench.hsdpo --memory
 
 docs: install
 	@$(VENV)/python -m core.reference
