@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from core.hookspecs import hookimpl
     from core.methods import Config, Estimate, FromRun, Method, OneOf, Problem, Stage, UserError, setting
     from core.records import ChatExample, GuardExample, HardSample, Labels, MinedSample, Output, Prediction, Preference, Record
+    from core.tuning import EpochsConfig, WeightsConfig
 
 __all__ = [
     "ChatExample",
     "Config",
     "DataFormat",
+    "EpochsConfig",
     "Estimate",
     "FromRun",
     "GuardExample",
@@ -36,6 +38,7 @@ __all__ = [
     "RowError",
     "Stage",
     "UserError",
+    "WeightsConfig",
     "hookimpl",
     "setting",
 ]
@@ -45,6 +48,7 @@ _HOME = {
     "core.hookspecs": ("hookimpl",),
     "core.methods": ("Config", "Estimate", "FromRun", "Method", "OneOf", "Problem", "Stage", "UserError", "setting"),
     "core.records": ("ChatExample", "GuardExample", "HardSample", "Labels", "MinedSample", "Output", "Prediction", "Preference", "Record"),
+    "core.tuning": ("EpochsConfig", "WeightsConfig"),
 }
 
 

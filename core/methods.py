@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -153,11 +154,12 @@ class Method:
 
 
 def fields_of(config_class: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """Fields in the order of the form: the method's own first, what every method has last."""
-    inherited = Config.model_fields
-    items = list(config_class.model_fields.items())
-    yield from (item for item in items if item[0] not in inherited)
-    yield from (item for item in items if item[0] in inherited)
+    """Fields in the order of the form: the method's own first, then what it shares with others, what every method has last."""
+    left = dict(config_class.model_fields)
+    for kind in config_class.__mro__:
+        for name in get_annotations(kind):
+            if name in left:  # else the nearest class that declares it has had its turn
+                yield name, left.pop(name)
 
 
 def extra_of(field: FieldInfo) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import field_validator
 
-from core import Config, FromRun, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
+from core import FromRun, Method, OneOf, Problem, Stage, UserError, WeightsConfig, hookimpl, setting
 
 REHEARSAL = {"steps": 20, "prompts_per_step": 2, "num_generations": 4, "max_new_tokens": 256, "learning_rate": 5e-5, "batch_size": 4,
              "temperature": 1.0, "beta": 0.01}
@@ -31,7 +31,7 @@ class Grpo(Method):
                  "It wants a GPU that holds the model, its copy and the optimizer.",
     }
 
-    class Config(Config):
+    class Config(WeightsConfig):
         """Settings of a GRPO training."""
 
         data: Annotated[str, FromRun("data", methods=("mine-hard-samples",))] = setting()
@@ -77,44 +77,18 @@ class Grpo(Method):
         """Use only so many rows, drawn at random. 0 = all, or as many as the steps need."""
         batch_size: int = setting(8, aliases=("per_device_train_batch_size",), ge=1, le=4096)
         """Answers that are learned from at once at most; a step's answers are cut into equal passes. It changes memory, not the result."""
-        lora_rank: int = setting(16, advanced=True, aliases=("lora_r",), ge=1, le=1024)
-        """Rank of a new adapter: how much it can learn. One that the model came with keeps its own."""
-        lora_alpha: int = setting(16, advanced=True, ge=1, le=4096)
-        """Scale of the adapter; its weight is alpha / rank."""
-        lora_target: str = setting("all-linear", advanced=True)
-        """Modules that get an adapter: all-linear, or names with commas (q_proj,v_proj)."""
         loss_type: Literal["dapo", "grpo", "dr_grpo"] = setting("dapo", advanced=True)
         """dapo: mean over the tokens of a step. grpo: mean over each answer, then over answers. dr_grpo: divided by a constant length."""
         scale_rewards: Literal["group", "batch", "none"] = setting("group", advanced=True)
         """An advantage is the reward less its group's mean, divided by the standard deviation of the group, of the step, or by nothing."""
         lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = setting("constant", advanced=True)
         """How the learning rate falls over the run."""
-        warmup_ratio: float = setting(0.0, advanced=True, ge=0, le=0.5)
-        """Part of the steps over which the learning rate rises from 0."""
-        weight_decay: float = setting(0.0, advanced=True, ge=0, le=1)
-        """Pull of AdamW towards zero."""
-        max_grad_norm: float = setting(1.0, advanced=True, ge=0)
-        """Longer gradients are cut to this length. 0 = never."""
-        activation_checkpointing: Literal["auto", "on", "off"] = setting("auto", advanced=True, aliases=("gradient_checkpointing",))
-        """Recompute instead of remember: less memory, a third slower. auto: only where memory would not do."""
         save_steps: int = setting(0, advanced=True, ge=0)
         """Steps between two checkpoints. 0 = four in a run; one every 10 minutes is written besides."""
-        save_total_limit: int = setting(2, advanced=True, ge=1)
-        """Checkpoints to keep."""
-        logging_steps: int = setting(1, advanced=True, ge=1)
-        """Steps between two points of the curves."""
         sample_rows: int = setting(2, advanced=True, ge=0, le=20)
         """Prompts of a step whose first answer is kept to be read, ten times in a run. 0 = none."""
-        dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", advanced=True)
-        """Number format of matrix products. auto: bfloat16 where the hardware has it."""
         device: str = setting("auto", advanced=True)
         """auto, cpu, cuda, cuda:<number> or mps. One process; several GPUs are not used."""
-        report_to: Literal["none", "trackio", "wandb", "tensorboard"] = setting("none", advanced=True)
-        """Also send the curves to one of these; each is an optional package."""
-        exclude_test_rows: bool = setting(False)
-        """Leave out rows whose prompt is in a registered test set. Else such rows stop the run."""
-        allow_test_rows: bool = setting(False, advanced=True)
-        """Train on rows of registered test sets all the same. Every report after it says so."""
 
         @field_validator("num_generations")
         @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from core import Config, FromRun, Method, Problem, Stage, UserError, hookimpl, setting
+from core import EpochsConfig, FromRun, Method, Problem, Stage, UserError, hookimpl, setting
 
 PAPER = {"tuning": "full", "batch_size": 4, "gradient_accumulation_steps": 64, "learning_rate": 5e-6, "lr_scheduler_type": "cosine",
          "epochs": 2.0, "beta": 0.01, "sft_mix": 2.0, "sft_reduction": "sequence", "use_weights": True, "max_length": 2048}
@@ -32,7 +32,7 @@ class HsDpo(Method):
                  "R-SFT mix 2.",
     }
 
-    class Config(Config):
+    class Config(EpochsConfig):
         """Settings of a preference training."""
 
         data: Annotated[str, FromRun("run", methods=("build-pairs",))] = setting(aliases=("pairs",))
@@ -65,48 +65,8 @@ class HsDpo(Method):
         """Part of the prompts whose pairs are held out, to measure loss, margins and accuracy on. 0 = none."""
         precompute_reference: bool = setting(True, advanced=True, aliases=("precompute_ref_log_probs",))
         """Ask the reference once, before the first step, and write down what it says. Off: keep a frozen copy and ask it at each step."""
-        lora_rank: int = setting(16, advanced=True, aliases=("lora_r",), ge=1, le=1024)
-        """Rank of a new adapter. One that the model brings along keeps its own."""
-        lora_alpha: int = setting(16, advanced=True, ge=1, le=4096)
-        """Scale of a new adapter; its weight is alpha / rank."""
         lora_dropout: float = setting(0.0, advanced=True, ge=0, lt=1)
         """Part of a new adapter's input that is dropped at random. 0 switches all dropout off, so that rewards are exact."""
-        lora_target: str = setting("all-linear", advanced=True)
-        """Modules that get a new adapter: all-linear, or names with commas (q_proj,v_proj)."""
-        lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = setting("cosine", advanced=True)
-        """How the learning rate falls over the run."""
-        warmup_ratio: float = setting(0.0, advanced=True, ge=0, le=0.5)
-        """Part of the steps over which the learning rate rises from 0."""
-        weight_decay: float = setting(0.0, advanced=True, ge=0, le=1)
-        """Pull of AdamW towards zero."""
-        max_grad_norm: float = setting(1.0, advanced=True, ge=0)
-        """Longer gradients are cut to this length. 0 = never."""
-        packing: bool = setting(True, advanced=True)
-        """Put pairs of like length together, and compute what prompts and answers have in common once where the device can. Faster."""
-        activation_checkpointing: Literal["auto", "on", "off"] = setting("auto", advanced=True, aliases=("gradient_checkpointing",))
-        """Recompute instead of remember: less memory, a third slower. auto: only where memory would not do."""
-        eval_steps: int = setting(0, advanced=True, ge=0)
-        """Steps between two evaluations. 0 = four in a run, and at least one every 250 steps."""
-        early_stopping_patience: int = setting(0, advanced=True, ge=0)
-        """Stop after so many evaluations without improvement. 0 = never. The best checkpoint is kept either way."""
-        save_steps: int = setting(0, advanced=True, ge=0)
-        """Steps between two checkpoints. 0 = with each evaluation; the best one and one every 10 minutes are written besides."""
-        save_total_limit: int = setting(2, advanced=True, ge=1)
-        """Checkpoints to keep, the best one besides."""
-        logging_steps: int = setting(1, advanced=True, ge=1)
-        """Steps between two points of the curves."""
-        dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", advanced=True)
-        """Number format of matrix products. auto: bfloat16 where the hardware has it. float16 is never used on a CPU."""
-        device: str = setting("auto", advanced=True)
-        """auto, cpu, cuda, cuda:<number> or mps."""
-        processes: int = setting(1, advanced=True, ge=1, le=64)
-        """Processes that share each step, one per GPU (torchrun). Pairs of a step = batch_size x accumulation x processes."""
-        report_to: Literal["none", "trackio", "wandb", "tensorboard"] = setting("none", advanced=True)
-        """Also send the curves to one of these; each is an optional package."""
-        exclude_test_rows: bool = setting(False)
-        """Leave out pairs whose judged prompt is in a registered test set. Else such pairs stop the run."""
-        allow_test_rows: bool = setting(False, advanced=True)
-        """Train on pairs of registered test sets all the same. Every report after it says so."""
 
     _seen = None
     """(config, prepared, seen pairs) of the last look."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from core import Config, FromRun, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
+from core import EpochsConfig, FromRun, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
 
 PROJECTIONS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 SEEDS = {"tuning": "qlora", "lora_rank": 16, "lora_alpha": 16, "lora_dropout": 0.0, "lora_target": PROJECTIONS, "batch_size": 4,
@@ -31,7 +31,7 @@ class Rsft(Method):
         "paper": "GuardReasoner: all weights, 384 rows a step (16 x 24 here, 16 x 6 on 4 GPUs there), 5e-5 cosine, 3 epochs.",
     }
 
-    class Config(Config):
+    class Config(EpochsConfig):
         """Settings of a reasoning fine-tuning."""
 
         data: Annotated[str, FromRun("data")] = setting()
@@ -58,50 +58,8 @@ class Rsft(Method):
         """Part of the rows that is held out to measure the eval loss, where the set has no validation rows. 0 = none."""
         limit: int = setting(0, ge=0, aliases=("max_samples",), unit="rows")
         """Use only so many rows, drawn at random. 0 = all."""
-        lora_rank: int = setting(16, advanced=True, aliases=("lora_r",), ge=1, le=1024)
-        """Rank of the adapter: how much it can learn."""
-        lora_alpha: int = setting(16, advanced=True, ge=1, le=4096)
-        """Scale of the adapter; its weight is alpha / rank."""
-        lora_dropout: float = setting(0.0, advanced=True, ge=0, lt=1)
-        """Part of the adapter's input that is dropped at random."""
-        lora_target: str = setting("all-linear", advanced=True)
-        """Modules that get an adapter: all-linear, or names with commas (q_proj,v_proj)."""
-        lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = setting("cosine", advanced=True)
-        """How the learning rate falls over the run."""
-        warmup_ratio: float = setting(0.0, advanced=True, ge=0, le=0.5)
-        """Part of the steps over which the learning rate rises from 0."""
-        weight_decay: float = setting(0.0, advanced=True, ge=0, le=1)
-        """Pull of AdamW towards zero."""
-        max_grad_norm: float = setting(1.0, advanced=True, ge=0)
-        """Longer gradients are cut to this length. 0 = never."""
-        packing: bool = setting(True, advanced=True)
-        """Put rows of like length together, end to end where the device can. Faster; each row still sees only itself."""
-        activation_checkpointing: Literal["auto", "on", "off"] = setting("auto", advanced=True, aliases=("gradient_checkpointing",))
-        """Recompute instead of remember: less memory, a third slower. auto: only where memory would not do."""
-        eval_steps: int = setting(0, advanced=True, ge=0)
-        """Steps between two evaluations. 0 = four in a run, and at least one every 250 steps."""
-        early_stopping_patience: int = setting(0, advanced=True, ge=0)
-        """Stop after so many evaluations without improvement. 0 = never. The best checkpoint is kept either way."""
-        save_steps: int = setting(0, advanced=True, ge=0)
-        """Steps between two checkpoints. 0 = with each evaluation; the best one and one every 10 minutes are written besides."""
-        save_total_limit: int = setting(2, advanced=True, ge=1)
-        """Checkpoints to keep, the best one besides."""
-        logging_steps: int = setting(1, advanced=True, ge=1)
-        """Steps between two points of the loss curve."""
         sample_rows: int = setting(3, advanced=True, ge=0, le=20)
         """Held-out rows that the model answers at each evaluation, to be read. 0 = none."""
-        dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", advanced=True)
-        """Number format of matrix products. auto: bfloat16 where the hardware has it. float16 is never used on a CPU."""
-        device: str = setting("auto", advanced=True)
-        """auto, cpu, cuda, cuda:<number> or mps."""
-        processes: int = setting(1, advanced=True, ge=1, le=64)
-        """Processes that share each step, one per GPU (torchrun). Rows of a step = batch_size x accumulation x processes."""
-        report_to: Literal["none", "trackio", "wandb", "tensorboard"] = setting("none", advanced=True)
-        """Also send the curves to one of these; each is an optional package."""
-        exclude_test_rows: bool = setting(False)
-        """Leave out rows whose prompt is in a registered test set. Else such rows stop the run."""
-        allow_test_rows: bool = setting(False, advanced=True)
-        """Train on rows of registered test sets all the same. Every report after it says so."""
 
     _seen = None
     """(config, prepared, counted) of the last look."""

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from core.lm.sft_plan import Plan
 
 Reduction = Literal["sequence", "token"]
+SPLIT_SEED = 42
+"""Which pairs are held out depends on their prompts alone, so that runs with other seeds can be compared."""
 
 
 class PairLosses(NamedTuple):
@@ -190,10 +192,6 @@ def _pairs(job: DpoJob, loaded: Loaded, run: ActiveRun) -> tuple[PairView, PairV
     run.log(f"{plural(len(train), 'pair')} to learn from, {len(held_out):,} held out; weights {min(rows.weights):g} to "
             f"{max(rows.weights):g}")
     return train, held_out
-
-
-SPLIT_SEED = 42
-"""Which pairs are held out depends on their prompts alone, so that runs with other seeds can be compared."""
 
 
 def format_of(rows: PairRows, stored: str | None, model: str) -> str | None:
