@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import field_validator
 
 from core import Config, Estimate, FromRun, GuardExample, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
+from core.answer_cost import ANSWER_TOKENS, CPU_TOKENS, speed_is_known
 from core.data import DataSource, find_data, load_examples
 from core.evals.asking import Asking, Plan, ask, make_plan
 from core.evals.given import Given, given_name, read_given
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from core.active import ActiveRun
     from core.lm.load import Found
 
-ANSWER_TOKENS = {True: 250, False: 15}
-"""Usual length of an answer with and without reasoning (GuardReasoner, table 9: 254 to 260, and 17 to 20)."""
-CPU_TOKENS = 60.0
-"""Answer tokens a second that the embedded model gives on two CPU cores, all rows together."""
 
 
 class GuardEval(Method):
@@ -158,7 +155,7 @@ class GuardEval(Method):
         if config.predictions:
             return Estimate(seconds=5)
         rows = len(self._chosen(config, self._examples(config)).rows)
-        tokens, seconds, known = 0, 0.0, config.device in ("auto", "cpu") and not Path("/dev/nvidia0").exists()
+        tokens, seconds, known = 0, 0.0, True
         asking = [(found, asked, 1) for found, asked, _ in self._formats(config, [self._found(model) for model in config.models])]
         if config.hard_subset and (chooser := chooser_of(config)):
             asking.append((*self._format_of(config, chooser)[:2], config.hard_subset))
@@ -166,7 +163,7 @@ class GuardEval(Method):
             length = min(config.max_new_tokens or asked.max_new_tokens, ANSWER_TOKENS[asked.reasons])
             tokens += rows * samples * length
             seconds += 10 + rows * (samples * length / CPU_TOKENS + 0.3)
-            known = known and found.base == "embedded"
+            known = known and speed_is_known(found.base, config.device)
         note = f"{plural(rows, 'row')}, {plural(len(config.models), 'model')}"
         return Estimate(seconds, seconds / 2, 3 * seconds, tokens, note=note) if known else Estimate(tokens=tokens, note=note)
 

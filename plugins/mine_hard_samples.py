@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import field_validator
 
 from core import Config, Estimate, FromRun, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
+from core.answer_cost import ANSWER_TOKENS, CPU_TOKENS, speed_is_known
 from core.mining.samples import Unparsed
 from core.words import plural
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
 
-ANSWER_TOKENS = {True: 250, False: 15}
-"""Usual length of an answer with and without reasoning (GuardReasoner, table 9: 254 to 260, and 17 to 20)."""
-CPU_TOKENS = 60.0
-"""Answer tokens a second that the embedded model gives on two CPU cores, all rows together."""
 FEW_ROWS = 50
 
 
@@ -143,8 +140,7 @@ class MineHardSamples(Method):
         length = min(plan.sampling(config).max_new_tokens, ANSWER_TOKENS[form.reasons])
         tokens = rows * config.k * length
         note = f"{plural(rows, 'row')} x {config.k} answers of about {length} tokens"
-        known = plan.found.base == "embedded" and config.device in ("auto", "cpu") and not Path("/dev/nvidia0").exists()
-        if not known:
+        if not speed_is_known(plan.found.base, config.device):
             return Estimate(tokens=tokens, note=note)
         seconds = 10 + tokens / CPU_TOKENS
         return Estimate(seconds, seconds / 2, 3 * seconds, tokens, note=note)

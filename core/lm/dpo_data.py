@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.data import DataSource
 from core.methods import UserError
 from core.mining.guarding import GuardTally, passing, refuse_test_rows
 from core.mining.pairs import FILE, load_preferences
 from core.records import Preference
-from core.runs import Run, Workspace
+from core.runs import Workspace
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
@@ -22,31 +22,17 @@ UNKNOWN = "\0"
 """Stands for the judged prompt of a pair that does not name it; no prompt is like it."""
 
 
-@dataclass(frozen=True)
-class PairSource:
-    """Where pairs lie. `run` is None for a file from elsewhere."""
-
-    name: str
-    path: Path
-    run: Run | None = None
-
-    def sha256(self) -> str:
-        """Hash of the file, for reports and cards."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def find_pairs(ref: str, workspace: Workspace) -> PairSource:
+def find_pairs(ref: str, workspace: Workspace) -> DataSource:
     """Resolve a build-pairs run or a preference file; UserError says what there is."""
     ref = ref.strip()
     runs = [run for run in workspace.runs() if (run.dir / FILE).exists() and run.state == "succeeded"]
     wanted = ref.removeprefix("run:")
     for run in runs:
         if wanted in (run.id, run.name):
-            return PairSource(run.name, run.dir / FILE, run)
+            return DataSource(run.name, run.dir / FILE, run)
     path = Path(ref).expanduser()
     if path.is_file():
-        return PairSource(path.stem, path.resolve())
+        return DataSource(path.stem, path.resolve())
     there = ", ".join(run.id for run in runs) or "none yet"
     raise UserError(f"There are no pairs {ref!r}: no finished build-pairs run of that id or name (there: {there}), and no such file. "
                     "Build them on the Mining page or with `python app.py run build-pairs`.")
@@ -59,7 +45,7 @@ class GuardedPairs:
     At the end of a pass the run, if there is one, is told what was found; UserError where such pairs were found and neither flag is set.
     """
 
-    source: PairSource
+    source: DataSource
     workspace: Workspace
     need_weights: bool
     exclude: bool
@@ -108,7 +94,7 @@ def judged(pair: Preference) -> tuple[str, str | None]:
 class PreparedPairs:
     """What the settings lead to, before any weights or pairs are read."""
 
-    source: PairSource
+    source: DataSource
     found: Found
     pairs: GuardedPairs
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import islice
 from typing import Any, NamedTuple
 
+from core.answer_cost import ANSWER_TOKENS, CPU_PARAMETERS, CPU_TOKENS
 from core.lm.grpo_rows import RowChoice
 from core.lm.load import pick_device
-from core.lm.sft_check import shape_at, tokenizer_of
+from core.lm.sft_check import packages, shape_at, tokenizer_of
 from core.lm.sft_cost import FIXED_SECONDS, adapter_parameters, available_bytes, guess_seconds, peak_bytes, train_flops
 from core.lm.sft_rows import render_prompt
-from core.lm.sft_setup import compute_dtype, missing_teller
+from core.lm.sft_setup import compute_dtype
 from core.methods import Estimate, Problem, UserError
 from core.words import duration, plural, size
 
 COUNTED = 100
 """Prompts whose tokens are counted before a start."""
-ANSWER_TOKENS = {True: 250, False: 15}
-"""Usual length of an answer with and without reasoning (GuardReasoner, table 9)."""
-CPU_TOKENS = 60.0
-"""Answer tokens a second that a model of 135 M gives on two CPU cores, all rows together."""
-CPU_PARAMETERS = 135e6
 
 
 class Lengths(NamedTuple):
@@ -44,7 +39,7 @@ def count_prompts(choice: RowChoice) -> Lengths | None:
 
 def check(config: Any, choice: RowChoice, lengths: Lengths | None) -> list[Problem]:
     """Problems of a training whose data and format are in order."""
-    problems = [*_packages(config), *_rows(config, choice)]
+    problems = [*packages(config), *_rows(config, choice)]
     try:
         device = pick_device(config.device)
     except UserError as error:
@@ -57,16 +52,6 @@ def check(config: Any, choice: RowChoice, lengths: Lengths | None) -> list[Probl
         problems.append(Problem(f"The training needs about {size(need)} of memory and {size(there)} are free on {device}; use a smaller "
                                 "batch_size or max_new_tokens, or tuning=qlora.", field="batch_size", fix={"batch_size": 1},
                                 severity="warning"))
-    return problems
-
-
-def _packages(config: Any) -> list[Problem]:
-    problems = []
-    if config.tuning == "qlora" and not importlib.util.find_spec("bitsandbytes"):
-        problems.append(Problem("tuning = qlora needs bitsandbytes, which is not installed; run `pip install bitsandbytes`.",
-                                field="tuning", fix={"tuning": "lora"}, fix_label="Use lora"))
-    if missing := missing_teller(config.report_to):
-        problems.append(Problem(missing, field="report_to", fix={"report_to": "none"}, fix_label="Send the curves nowhere"))
     return problems
 
 

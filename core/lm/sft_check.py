@@ -59,7 +59,7 @@ def check(config: Any, prepared: Prepared, counted: Counted | None) -> list[Prob
 
 def standing(config: Any) -> list[Problem]:
     """Problems of this machine: device, packages, processes."""
-    return [*_device(config), *_packages(config), *_processes(config)]
+    return [*_device(config), *packages(config), *_processes(config)]
 
 
 def count(config: Any, prepared: Prepared) -> Counted | None:
@@ -122,7 +122,8 @@ def _device(config: Any) -> list[Problem]:
     return []
 
 
-def _packages(config: Any) -> list[Problem]:
+def packages(config: Any) -> list[Problem]:
+    """Optional packages that the settings need and that are not installed."""
     problems = []
     if config.tuning == "qlora" and not importlib.util.find_spec("bitsandbytes"):
         problems.append(Problem("tuning = qlora needs bitsandbytes, which is not installed; run `pip install bitsandbytes`.",
