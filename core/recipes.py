@@ -8,6 +8,8 @@
 
 `$name` stands for a setting of the recipe or for the run id of an earlier step; `run:$guard` is a model reference.
 
+A setting without a value (`train: null`) must be given.
+
 A recipe may have presets, which are settings by name: `presets: {rehearsal: {epochs: 1}, paper: {epochs: 3}}`. The first one holds
 unless another is asked for (`recipe guardreasoner preset=paper`); `$preset` is its name, for steps whose methods know it, too.
 """
@@ -62,12 +64,20 @@ class Recipe(BaseModel):
         unknown = sorted(set(given) - self.names)
         if unknown:
             raise UserError(f"{where} has no setting {unknown[0]!r}; it has: {', '.join(sorted(self.names)) or 'none'}.")
-        if not self.presets:
-            return {**self.settings, **given}
-        chosen = given.get(PRESET, next(iter(self.presets)))
-        if chosen not in self.presets:
+        chosen = given.get(PRESET, next(iter(self.presets), ""))
+        if self.presets and chosen not in self.presets:
             raise UserError(f"{where} has no preset {chosen!r}; it has: {', '.join(self.presets)}.")
-        return {**self.settings, PRESET: chosen, **self.presets[chosen], **given}
+        preset = {PRESET: chosen, **self.presets[chosen]} if self.presets else {}
+        values = {**self.settings, **preset, **given}
+        if missing := [name for name, value in values.items() if value is None]:
+            raise UserError(f"{where} needs {', '.join(missing)}; give {'it' if len(missing) == 1 else 'them'} as "
+                            f"{' '.join(f'{name}=...' for name in missing)}.")
+        return values
+
+    @property
+    def needed(self) -> list[str]:
+        """Settings that have no value of their own: whoever starts the study must give one."""
+        return [name for name, value in self.settings.items() if value is None]
 
 
 def recipe_path(name: str) -> Path:

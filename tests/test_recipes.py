@@ -58,13 +58,22 @@ def test_the_recipes_that_ship_name_real_methods_and_settings():
     for path in recipe_files():
         parsed = parse_recipe(path.read_text(), path.name)
         for preset in parsed.presets or [None]:
-            known = parsed.values({"preset": preset} if preset else {}, path.name)
+            given = {**dict.fromkeys(parsed.needed, "rows.jsonl"), **({"preset": preset} if preset else {})}
+            known = parsed.values(given, path.name)
             for key, step in parsed.steps.items():
                 method = plugins.method(step.method)
                 assert set(step.settings) <= set(method.Config.model_fields)
                 given = fill(with_preset(method, fill(step.preset, known), step.settings), known)
                 assert validate(method, given), (path.name, preset, key)
                 known[key] = f"{key}-0001"
+
+
+def test_a_setting_without_a_value_must_be_given():
+    recipe = parse_recipe(RECIPE.replace("to: 20", "to: null"), "file.yaml")
+    assert recipe.needed == ["to"]
+    with pytest.raises(UserError, match="it needs to; give it as to="):
+        recipe.values({}, "it")
+    assert recipe.values({"to": 4}, "it")["to"] == 4
 
 
 def test_a_misspelled_setting_fails_before_the_first_step(workspace, recipe):

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from core import jobs
 from core.methods import UserError
-from core.recipes import parse_recipe, recipe_files
+from core.recipes import Recipe, parse_recipe, recipe_files
 from core.records import read_jsonl
 from core.runs import Run, Workspace
 from core.ui import html, runs_detail
@@ -252,12 +252,19 @@ def recipe_card(view: View) -> Markup:
             continue
         steps = html.div(", ".join(recipe.steps), "gw-sub gw-mono")
         words = html.element("b", recipe.title) + html.div(recipe.summary, "gw-sub") + steps
-        rows.append((html.span(path.stem, "gw-mono"), words, html.small_button("Start", "start-recipe", path.stem)))
+        rows.append((html.span(path.stem, "gw-mono"), words, _start(path.stem, recipe)))
     if not rows:
         text = "Recipes are YAML files in assets/recipes; each is a chain of runs ending in one report. There is none."
         return html.card(html.empty_state("No recipes", text))
     head = html.card_header("Recipes", "each a chain of runs, ending in one report")
     return html.card(head, html.table(["Name", "What it does", ""], rows, right=(2,)))
+
+
+def _start(name: str, recipe: Recipe) -> Markup:
+    """The button; where values must be given, the command that gives them."""
+    if not recipe.needed:
+        return html.small_button("Start", "start-recipe", name)
+    return html.span(f"python app.py recipe {name} " + " ".join(f"{needed}=FILE" for needed in recipe.needed), "gw-mono gw-sub")
 
 
 def _nothing(any_runs: bool) -> Markup:
