@@ -431,6 +431,23 @@ def test_a_damaged_row_is_said_and_does_not_take_the_page_along(workspace, damag
     assert [part["visible"] for part in opened if isinstance(part, dict) and "visible" in part] == [True, True, False]
 
 
+def test_an_import_that_finishes_while_the_page_is_made_is_drawn_at_the_next_look(workspace, monkeypatch):
+    run, page = data_set(workspace), DataPage(workspace)
+    shown = page.shown
+    monkeypatch.setattr(data_rows, "is_ready", lambda _: False)
+
+    def finishing(query):
+        made = shown(query)
+        monkeypatch.setattr(data_rows, "is_ready", lambda _: True)
+        return made
+
+    monkeypatch.setattr(page, "shown", finishing)
+    query = f"run={run.id}"
+    stamp = page.anew(query)[-1]
+    assert stamp != page.stamp(run), "rows were drawn before the import was over, so the page must look again"
+    assert page.anew(query)[-1] == page.stamp(run)
+
+
 def test_a_set_without_rows_is_said(workspace):
     run = data_set(workspace)
     (run.dir / "data.jsonl").write_text("")

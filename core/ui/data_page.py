@@ -79,7 +79,7 @@ def build(workspace: Workspace) -> None:
 
     def load(request: gr.Request) -> list[Any]:
         query = query_of(request)
-        return [query, *page.shown(query), *page.opened(query)]
+        return [query, *page.anew(query)]
 
     def act(event: gr.SelectData, query: str) -> list[Any]:
         word, value = clicked(event)
@@ -88,16 +88,16 @@ def build(workspace: Workspace) -> None:
             return [gr.skip()] * len(everything) + [prepared(workspace, run_id, name)]
         changed = page.act(query, word, value)
         other = read_view(changed).get("run") != read_view(query).get("run") or word == "clear"
-        return [changed, *page.shown(changed), *(page.opened(changed) if other else [gr.skip()] * len(opened)), gr.skip()]
+        return [changed, *(page.anew(changed) if other else [*page.shown(changed), *[gr.skip()] * len(opened)]), gr.skip()]
 
     def begun(message: str, query: str) -> list[Any]:
         changed = write_view(read_view(query), run=read_view(message).get("run", ""), **FORGET)
-        return [changed, *page.shown(changed), *page.opened(changed)]
+        return [changed, *page.anew(changed)]
 
     def tick(query: str, was: str) -> list[Any]:
         run = page.chosen(read_view(query))
         if page.stamp(run) != was:  # an import has finished: charts and filters are drawn once
-            return [*page.shown(query), *page.opened(query)]
+            return page.anew(query)
         return [page.sets(query), page.about(run), *[gr.skip()] * (len(shown) - 2 + len(opened))]
 
     def narrowed(query: str, q: str, of_split: str, with_label: str) -> list[Any]:
@@ -212,6 +212,11 @@ class DataPage:
         wanted = [view.get("fmt", ""), source.prompt_format if source else "", *known]
         return next((name for name in wanted if name in known), "")
 
+    def anew(self, query: str) -> list[Any]:
+        """`shown`, `opened` and the stamp. An import may finish while they are made: the stamp of before makes the next tick look again."""
+        stamp = self.stamp(self.chosen(read_view(query)))
+        return [*self.shown(query), *self.opened(query), stamp]
+
     def opened(self, query: str) -> list[Any]:
         """Charts, filters and pickers: drawn when another set is opened."""
         view = read_view(query)
@@ -227,7 +232,7 @@ class DataPage:
                 gr.update(choices=data_rows.split_choices(report), value=view.get("split", "")),
                 gr.update(choices=data_rows.label_choices(report), value=view.get("label", "")), view.get("q", ""),
                 gr.update(choices=models, value=source.ref if source else None),
-                gr.update(choices=formats, value=self._format_name(view, source) or None), self.stamp(run)]
+                gr.update(choices=formats, value=self._format_name(view, source) or None)]
 
     def act(self, query: str, word: str, value: str) -> str:
         """The view after a click."""
