@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pluggy
 
 from core import hookspecs
-from core.methods import Method, Stage, UserError
+from core.methods import Method, Stage, UserError, from_run
 
 Origin = Literal["built in", "your folder", "installed package"]
 
@@ -61,8 +61,8 @@ class Plugins:
         raise UserError(f"There is no method {name!r}; {hint}{also}")
 
     def of_stage(self, stage: Stage) -> list[type[Method]]:
-        """Methods of one stage, in the order they were registered."""
-        return [method for method in self.methods.values() if method.stage == stage]
+        """Methods of one page. Those that look at finished runs come after those that make them."""
+        return sorted((method for method in self.methods.values() if method.stage == stage), key=_looks_back)
 
 
 class PluginError(Exception):
@@ -169,3 +169,8 @@ def _refuse_bad(methods: list[Any], formats: list[Any], plugins: Plugins) -> Non
             raise PluginError(f"register_methods must return Method classes, got {method!r}")
         if not isinstance(getattr(method, "stage", None), Stage):
             raise PluginError(f"{method.name} has no stage; known: {', '.join(Stage)}")
+
+
+def _looks_back(method: type[Method]) -> bool:
+    marks = (from_run(field) for field in method.Config.model_fields.values() if field.is_required())
+    return any(mark is not None and mark.kind == "run" for mark in marks)

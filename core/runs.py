@@ -89,7 +89,7 @@ class Workspace:
         return Run(folder)
 
     def _new_folder(self, method: str) -> Path:
-        short = {"import-data": "data", "guard-eval": "eval", "mine-hard-samples": "mine"}.get(method, method)
+        short = {"import-data": "data", "guard-eval": "eval", "mine-hard-samples": "mine", "build-pairs": "pairs"}.get(method, method)
         taken = [int(match[1]) for path in self.runs_dir.glob(f"{short}-*") if (match := re.fullmatch(rf"{short}-(\d+)", path.name))]
         number = max(taken, default=0) + 1
         while True:

@@ -68,7 +68,7 @@ def mining_run(workspace: Workspace, samples: Iterable[MinedSample] | None = Non
     return run
 
 
-def pairs_run(workspace: Workspace, *mined: str, run_id: str = "build-pairs-0001", **changes: Any) -> Run:
+def pairs_run(workspace: Workspace, *mined: str, run_id: str = "pairs-0001", **changes: Any) -> Run:
     """A finished build-pairs run over mining runs, built by the product's own code."""
     values = {"runs": list(mined or ("mine-0001",)), "pick": "random", "gamma": 0.2, "norm": "min-max", "unparsed": "as mined",
               "max_pairs_per_row": 4, "exclude_test_rows": False, "allow_test_rows": False, "seed": 42, **changes}

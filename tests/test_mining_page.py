@@ -444,7 +444,7 @@ def test_what_comes_after_the_pairs(page, workspace):
     assert "holds no pair" not in shown(page, f"{FULL}&row=1")["input"], "left out on purpose"
     kept = [json.loads(line) for line in (run.dir / "preferences.jsonl").read_text().splitlines()]
     (run.dir / "preferences.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept if line["row"] != 2))
-    assert "build-pairs-0001 holds no pair of these outputs" in shown(page, f"{FULL}&row=2")["input"]
+    assert "pairs-0001 holds no pair of these outputs" in shown(page, f"{FULL}&row=2")["input"]
 
 
 def test_unreadable_outputs_count_as_the_run_counted_them(workspace):
@@ -459,7 +459,7 @@ def test_unreadable_outputs_count_as_the_run_counted_them(workspace):
 
 def test_pairs_that_failed_say_why(page, workspace):
     why = "None of the hard rows gave a pair."
-    folder(workspace, "build-pairs-0001", "build-pairs", {"runs": ["mine-0001"]}, state="failed", message=why)
+    folder(workspace, "pairs-0001", "build-pairs", {"runs": ["mine-0001"]}, state="failed", message=why)
     assert "None of the hard rows gave a pair." in shown(page)["pairs"]
 
 

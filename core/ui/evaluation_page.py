@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from core.evals.published import published_for
 from core.files import read_json
-from core.methods import Method, Stage, UserError, from_run
+from core.methods import Stage, UserError
 from core.runs import Run, Workspace
 from core.ui import evaluation_ticks, html, run_card
 from core.ui.address import View, query_of, read_view, view_box, write_view
@@ -44,7 +44,7 @@ def build(workspace: Workspace) -> None:
     with gr.Row(elem_classes="gw-columns"):
         with gr.Column(visible=False, scale=5, min_width=300) as form_box:
             started = gr.Textbox(visible="hidden", label="started", container=False)
-            NewRun(workspace, methods_in_order(workspace), started, "New evaluation").draw()
+            NewRun(workspace, workspace.plugins.of_stage(Stage.EVALUATION), started, "New evaluation").draw()
         with gr.Column(scale=7, min_width=300, elem_classes="gw-right"):
             running = block(elem_classes="gw-slot gw-stack")
     with gr.Column(elem_classes="gw-card", visible=False) as board_box:
@@ -91,15 +91,6 @@ def build(workspace: Workspace) -> None:
     picker.input(pick, [picker, view], everything, **silent)
     started.change(begun, view, everything, **silent)
     gr.Timer(REFRESH).tick(tick, [view, drawn], everything, **silent)
-
-
-def methods_in_order(workspace: Workspace) -> list[type[Method]]:
-    """Those that look at finished runs come after those that make them."""
-    def looks_back(method: type[Method]) -> bool:
-        marks = (from_run(field) for field in method.Config.model_fields.values() if field.is_required())
-        return any(mark is not None and mark.kind == "run" for mark in marks)
-
-    return sorted(workspace.plugins.of_stage(Stage.EVALUATION), key=looks_back)
 
 
 class EvaluationPage:

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.methods import Method, Stage, from_run
+from core.methods import Stage
 from core.runs import Workspace
 from core.ui import theme
 from core.ui.address import query_of, read_view, view_box, write_view
@@ -28,7 +28,7 @@ def build(workspace: Workspace) -> None:
     with gr.Row(elem_classes="gw-columns"):
         with gr.Column(visible=False, scale=5, min_width=300) as form_box:
             started = gr.Textbox(visible="hidden", label="started", container=False)
-            NewRun(workspace, methods_in_order(workspace), started, "New mining run").draw()
+            NewRun(workspace, workspace.plugins.of_stage(Stage.MINING), started, "New mining run").draw()
         with gr.Column(scale=7, min_width=300, elem_classes="gw-right"):
             parts["running"] = block(elem_classes="gw-slot gw-stack")
             parts["others"] = block(elem_classes="gw-slot")
@@ -118,15 +118,6 @@ def build(workspace: Workspace) -> None:
     gr.on([text.submit, text.blur], typed, [view, drawn, *filters], everything, **silent)
     started.change(begun, [started, view, drawn], everything, **silent)
     gr.Timer(REFRESH).tick(tick, [view, drawn], everything, **silent)
-
-
-def methods_in_order(workspace: Workspace) -> list[type[Method]]:
-    """Those that take finished mining runs come after those that mine."""
-    def looks_back(method: type[Method]) -> bool:
-        marks = (from_run(field) for field in method.Config.model_fields.values() if field.is_required())
-        return any(mark is not None and mark.kind == "run" for mark in marks)
-
-    return sorted(workspace.plugins.of_stage(Stage.MINING), key=looks_back)
 
 
 def _filters() -> list[Any]:

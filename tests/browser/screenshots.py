@@ -50,6 +50,8 @@ def shots(workspace: Workspace) -> list[Shot]:
         found += [Shot("training", page, ready, form=True), Shot("training-dark", page, ready, dark=True, form=True),
                   Shot("training-phone", page, ready, width=390, height=1200),
                   Shot("runs", f"/runs?run={trained}", ".gw-lineage-lying", height=1150)]
+    if mined := next((run.id for run in workspace.runs() if run.method == "mine-hard-samples" and run.state == "succeeded"), None):
+        found.append(Shot("mining", f"/mining?run={mined}", "table[aria-label=inputs]", height=1400))
     if "evaluation" in newest:
         found.append(Shot("evaluation", "/evaluation", "table[aria-label=models]", height=1150))
     return found
