@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+from core.active import ActiveRun
+from core.methods import validate
+from core.records import Record
 from core.runs import FINISHED, Run, Workspace
 
 FAKE_PLUGINS = Path(__file__).parent / "fake_plugins"
@@ -29,3 +34,21 @@ def finish(workspace: Workspace, run: Run, seconds: float = 60.0) -> str:
 
     wait_for(over, f"{run.id} to end", seconds)
     return run.state
+
+
+def write(path: Path, records: Iterable[Record]) -> str:
+    """Records as a JSONL file; returns its path as a setting takes it."""
+    path.write_text("".join(record.model_dump_json(exclude_none=True) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+def execute(workspace: Workspace, name: str, settings: dict[str, Any], run: Run | None = None) -> ActiveRun:
+    """Run a method in this process, as the worker would."""
+    from core.jobs import create
+
+    method = workspace.plugins.method(name)
+    run = run or create(workspace, method, settings)
+    active = ActiveRun(workspace, run.id)
+    method(workspace).run(validate(method, run.config), active)
+    (active.dir / "status.json").write_text(json.dumps({**active.status, "state": "succeeded"}))
+    return active

@@ -16,7 +16,8 @@ from core.preflight import look
 from core.records import GuardExample, Preference, read_records
 from core.runs import Workspace, update_status
 from core.split_guard import keys_to_register, prompt_key
-from tests.test_mining import ON_CPU, TRAIN, execute, write
+from tests.helpers import execute, write
+from tests.test_mining import ON_CPU, TRAIN
 from tests.test_sft_exact import examples
 
 RSFT = {name: value for name, value in TRAIN.items() if name != "lr"} | {"learning_rate": 3e-3}

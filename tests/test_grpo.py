@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.active import ActiveRun, StopRequested
+from core.active import StopRequested
 from core.files import append_json_line, read_json, write_json
 from core.jobs import continue_run, create
 from core.lm.grpo import RewardRule, is_readable, is_right, reward, reward_functions
@@ -24,6 +24,7 @@ from core.preflight import look
 from core.records import Labels, MinedSample, Output, read_jsonl
 from core.runs import Workspace
 from core.split_guard import keys_to_register, prompt_key
+from tests.helpers import execute, write
 from tests.test_sft_exact import examples
 
 FORMATS = load_plugins(installed=False).prompt_formats
@@ -133,21 +134,6 @@ def workspace(workspace_dir):
 @pytest.fixture
 def data(tmp_path):
     return write(tmp_path / "rows.jsonl", examples(24))
-
-
-def write(path, rows):
-    path.write_text("".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def execute(workspace, method, settings, run=None):
-    """Run in this process, as the worker would."""
-    kind = workspace.plugins.method(method)
-    run = run or create(workspace, kind, settings)
-    active = ActiveRun(workspace, run.id)
-    kind(workspace).run(validate(kind, run.config), active)
-    (active.dir / "status.json").write_text(json.dumps({**active.status, "state": "succeeded"}))
-    return active
 
 
 def grpo(workspace, settings, run=None):

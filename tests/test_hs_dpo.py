@@ -20,7 +20,7 @@ from core.preflight import look
 from core.records import GuardExample, Labels
 from core.runs import Workspace
 from core.split_guard import keys_to_register, prompt_key
-from tests.helpers import finish, wait_for
+from tests.helpers import finish, wait_for, write
 from tests.test_dpo_exact import pairs
 from tests.test_sft_exact import examples
 
@@ -36,11 +36,6 @@ def workspace(workspace_dir):
 @pytest.fixture
 def data(tmp_path):
     return write(tmp_path / "pairs.jsonl", pairs(16))
-
-
-def write(path, rows):
-    path.write_text("".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def train(workspace, settings, run=None, method="hs-dpo"):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.active import ActiveRun, StopRequested
+from core.active import StopRequested
 from core.answer_log import count_rows
 from core.data import find_data, stream_examples
 from core.jobs import create, resume, submit
@@ -25,7 +25,7 @@ from core.records import GuardExample, HardSample, Labels, MinedSample, Output, 
 from core.runs import Workspace
 from core.split_guard import keys_to_register
 from tests.fakes.openai_server import openai_server
-from tests.helpers import finish, wait_for
+from tests.helpers import execute, finish, wait_for, write
 from tests.test_sft_exact import examples
 
 ON_CPU = {"dtype": "float32", "device": "cpu"}
@@ -49,21 +49,6 @@ def guard(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("guard")
     settings = {**TRAIN, "model": str(tiny_model), "data": write(folder / "rows.jsonl", examples(24))}
     return str(execute(Workspace(folder / "runs"), "rsft", settings).dir / "model")
-
-
-def write(path, records):
-    path.write_text("".join(record.model_dump_json(exclude_none=True) + "\n" for record in records), encoding="utf-8")
-    return str(path)
-
-
-def execute(workspace, name, settings, run=None):
-    """Run a method in this process, as the worker would."""
-    method = workspace.plugins.method(name)
-    run = run or create(workspace, method, settings)
-    active = ActiveRun(workspace, run.id)
-    method(workspace).run(validate(method, run.config), active)
-    (active.dir / "status.json").write_text(json.dumps({**active.status, "state": "succeeded"}))
-    return active
 
 
 def mine(workspace, settings, run=None):

@@ -20,7 +20,8 @@ from core.preflight import look
 from core.records import GuardExample, Labels, Preference, read_jsonl, read_records
 from core.runs import Workspace
 from core.split_guard import keys_to_register
-from tests.test_mining import execute, sample, write
+from tests.helpers import execute, write
+from tests.test_mining import sample
 
 R, W = "harmful", "unharmful"  # right and wrong, as every row here is harmful
 

@@ -10,8 +10,8 @@ from core.methods import UserError, validate, with_preset
 from core.plugins import load_plugins
 from core.recipes import fill, find_unfinished, parse_recipe, recipe_files, recipe_path
 from core.runs import Workspace
-from tests.helpers import FAKE_PLUGINS, finish, wait_for
-from tests.test_grpo import execute, small_guard, write
+from tests.helpers import FAKE_PLUGINS, execute, finish, wait_for, write
+from tests.test_grpo import small_guard
 from tests.test_sft_exact import examples
 
 RECIPE = """

@@ -16,7 +16,7 @@ from core.preflight import look
 from core.records import GuardExample, read_jsonl
 from core.runs import Workspace
 from core.split_guard import keys_to_register, prompt_key
-from tests.helpers import finish, wait_for
+from tests.helpers import finish, wait_for, write
 from tests.test_sft_exact import examples
 
 FEW = {"tuning": "lora", "epochs": 1, "batch_size": 4, "accumulation": 1, "lr": 0.01, "dtype": "float32", "device": "cpu", "sample_rows": 0}
@@ -30,11 +30,6 @@ def workspace(workspace_dir):
 @pytest.fixture
 def data(tmp_path):
     return write(tmp_path / "rows.jsonl", examples(24))
-
-
-def write(path, rows):
-    path.write_text("".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def train(workspace, settings, run=None):
