@@ -1,11 +1,12 @@
 """Pairs per second of `hs-dpo` over two epochs against TRL's DPOTrainer: same pairs, adapter and number format, in one run.
 
-    python -m bench.hsdpo [--pairs 24] [--repeats 1] [--quick]
+    python -m bench.hsdpo [--pairs 8] [--repeats 1] [--quick]
     python -m bench.hsdpo --memory          peak memory as the pairs grow (1k, 10k, 100k; tiny random model, a fixed number of steps)
 
 Contestants: TRL as it is out of the box; TRL tuned as its manual allows (no activation checkpointing, the reference precomputed, a
-max_length that cuts nothing, batches of 2, 4 and 8); ours. All make steps of 8 pairs. Tokenising, loading and saving are in
-nobody's time; asking the reference is in everybody's. The order turns round with each repeat, since shared machines drift.
+max_length that cuts nothing, batches of 2 and 4: 8 real pairs at once do not fit into 24 GB); ours. All make steps of 8 pairs.
+Tokenising, loading and saving are in nobody's time; asking the reference is in everybody's. The order turns round with each repeat,
+since shared machines drift.
 
 Apart from speed: at three sets of weights each pair's DPO loss in float32 is compared with TRL's, and the mean losses that both
 trainings end with are printed.
@@ -49,7 +50,7 @@ def main() -> int:
         return memory(options.sizes or SIZES)
     import datasets
 
-    from core.lm.sft_setup import hush
+    from core.lm.tune_setup import hush
 
     hush()
     datasets.disable_progress_bars()
@@ -107,10 +108,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="a preference file (default: made from the shared R-SFT rows, else from the demo set)")
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--pairs", type=int, default=24, help="pairs that each contestant learns in each epoch")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs that each contestant learns in each epoch")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--batches", type=int, nargs="+", default=[2, 4, 8], help="micro-batches of the tuned TRL")
+    parser.add_argument("--batches", type=int, nargs="+", default=[2, 4], help="micro-batches of the tuned TRL")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true", help="a tiny random model and few pairs: does it run, not how fast is it")
@@ -286,7 +287,7 @@ def ours(pairs: list[Any], options: argparse.Namespace) -> tuple[int, float, flo
     from core.lm.dpo import DpoJob
     from core.lm.dpo_reference import reference_of
     from core.lm.dpo_rows import build_pairs, divided
-    from core.lm.sft_setup import trainable
+    from core.lm.tune_setup import trainable
 
     loaded, watch = fresh_model(options), clock()
     with tempfile.TemporaryDirectory() as folder:

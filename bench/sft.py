@@ -33,7 +33,7 @@ def main() -> int:
     options = arguments()
     import datasets
 
-    from core.lm.sft_setup import hush
+    from core.lm.tune_setup import hush
 
     hush()
     datasets.disable_progress_bars()
@@ -166,7 +166,7 @@ def trl(rows: Any, options: argparse.Namespace, **settings: Any) -> tuple[int, f
 def ours(examples: Any, form: Any, options: argparse.Namespace) -> tuple[int, float, float]:
     """The same of `rsft`, through the code that a run uses; TRL's default of 8 rows a step."""
     from core.active import ActiveRun
-    from core.lm import sft, sft_setup
+    from core.lm import sft, sft_setup, tune_setup
     from core.lm.sft_rows import build_rows
     from core.runs import Workspace
 
@@ -178,7 +178,7 @@ def ours(examples: Any, form: Any, options: argparse.Namespace) -> tuple[int, fl
         job = sft.SftJob(model=options.model, prompt_format=form, train=examples, epochs=1, batch_size=8, gradient_accumulation_steps=1,
                          dtype=options.dtype, device=options.device, save_steps=10**9)
         rows = build_rows(examples, form, loaded.tokenizer).rows
-        model = sft_setup.trainable(job, loaded, run)
+        model = tune_setup.trainable(job, loaded, run)
         trainer, _, _ = quietly(sft_setup.trainer, job, run, loaded, model, rows, [], options.device)
         trainer.add_callback(watch)
         quietly(trainer.train)

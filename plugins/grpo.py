@@ -149,7 +149,7 @@ class Grpo(Method):
         from core.lm.grpo_card import model_card
         from core.lm.grpo_report import make_report
         from core.lm.grpo_rows import choose_rows
-        from core.lm.sft_setup import missing_teller
+        from core.lm.tune_setup import missing_teller
 
         if missing := missing_teller(config.report_to):
             raise UserError(missing)

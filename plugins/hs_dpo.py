@@ -121,7 +121,7 @@ class HsDpo(Method):
         from core.lm.dpo_card import PARTS
         from core.lm.dpo_data import prepare_pairs
         from core.lm.dpo_report import make_report
-        from core.lm.sft_setup import missing_teller
+        from core.lm.tune_setup import missing_teller
 
         if missing := missing_teller(config.report_to):
             raise UserError(missing)

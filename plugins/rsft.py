@@ -113,7 +113,7 @@ class Rsft(Method):
         from core.lm.sft import SftJob, fine_tune
         from core.lm.sft_data import prepare
         from core.lm.sft_report import make_report
-        from core.lm.sft_setup import missing_teller
+        from core.lm.tune_setup import missing_teller
         from core.split_guard import write_trained_keys
 
         if missing := missing_teller(config.report_to):
@@ -146,7 +146,7 @@ class Rsft(Method):
                        f"{config.lr_scheduler_type}, {config.epochs:g} epochs{ended}.")
 
     def _last_rate(self, ref) -> float | None:
-        from core.lm.sft import logged_steps
+        from core.lm.tune import logged_steps
 
         try:
             steps = logged_steps(self.workspace.run(ref))

@@ -15,9 +15,9 @@ from core.lm.dpo_metrics import WeightBuckets, mean_and_error
 from core.lm.dpo_rows import build_pairs, divided
 from core.lm.dpo_setup import trainer as make_trainer
 from core.lm.load import load_model
-from core.lm.sft import logged_steps, ready_to_train
 from core.lm.sft_attention import use_rows_attention
 from core.lm.sft_loss import TokenLoss, add_answer_head
+from core.lm.tune import logged_steps, ready_to_train
 from core.methods import UserError
 from core.records import Preference
 from core.runs import Workspace

@@ -14,7 +14,7 @@ from core.active import ActiveRun, StopRequested
 from core.files import read_json
 from core.jobs import continue_run, create, resume, submit
 from core.lm.load import find_model, load_model
-from core.lm.sft import logged_steps
+from core.lm.tune import logged_steps
 from core.methods import UserError, validate
 from core.preflight import look
 from core.records import GuardExample, Labels

@@ -10,13 +10,14 @@ from trl.trainer.utils import add_fused_lm_head
 
 from core.active import ActiveRun
 from core.lm.load import load_model
-from core.lm.sft import SftJob, fine_tune, logged_steps
+from core.lm.sft import SftJob, fine_tune
 from core.lm.sft_attention import can_pack, use_rows_attention
 from core.lm.sft_batch import Collator, shared_beginning
 from core.lm.sft_loss import AnswerLoss, add_answer_head
 from core.lm.sft_plan import plan_steps
 from core.lm.sft_rows import build_rows, end_of_turn
 from core.lm.sft_trainer import _eval_loss
+from core.lm.tune import logged_steps
 from core.methods import UserError
 from core.plugins import load_plugins
 from core.records import GuardExample, Labels

@@ -22,14 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from core.files import write_text
 from core.lm.dpo_rows import PairRows, PairView, build_pairs, divided
-from core.lm.load import Loaded, save_trained
-from core.lm.sft import TuneJob, carry_out, checkpoint_of, logged_steps, longest_allowed, lost_rows, ready_to_train
+from core.lm.load import Loaded
 from core.lm.sft_rows import OnLong
+from core.lm.tune import Tuned, TuneJob, carry_out, checkpoint_of, logged_steps, longest_allowed, lost_rows, ready_to_train
 from core.methods import UserError
 from core.records import Preference
 from core.split_guard import TRAINED_KEYS
@@ -100,20 +98,14 @@ class DpoJob(TuneJob):
     on_long_rows: OnLong = "drop"
 
 
-@dataclass
-class Preferred:
-    """What a preference training made, for reports and cards; `save` writes it down."""
+@dataclass(kw_only=True)
+class Preferred(Tuned):
+    """What a preference training made."""
 
     job: DpoJob
-    loaded: Loaded
-    model: Any
     train: PairView
     held_out: PairView
-    prompt_format: str | None
-    """The one the pairs were written in."""
     plan: Plan
-    steps: int
-    """Optimizer steps done; fewer than planned after an early stop."""
     best_step: int | None
     """The step whose weights were kept; None = the last."""
     stopped_early: bool
@@ -122,29 +114,8 @@ class Preferred:
     evaluation: PairEvaluation | None
     pairs_learned: int
     """Pairs learned from, repeats counted."""
-    seconds: float
-    """Time in optimizer steps, over all sittings."""
-    peak_memory_bytes: int
     tree: bool
     """Was what a pass has in common computed once?"""
-    dtype: str
-
-    @property
-    def trained_parameters(self) -> int:
-        """How many numbers were trained."""
-        return sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
-
-    def save(self, run: ActiveRun, card: str) -> None:
-        """adapter/ (or model/) with tokenizer, template, prompt format and card. Only rank 0 writes."""
-        if run.rank:
-            return
-
-        def write(folder: Path) -> None:
-            save_trained(self.model, self.loaded.tokenizer, folder, base=self.loaded.base, prompt_format=self.prompt_format)
-            write_text(folder / "README.md", card)
-
-        run.save_model(write, "model" if self.job.tuning == "full" else "adapter")
-        run.save_text("README.md", card)
 
 
 def prefer(job: DpoJob, run: ActiveRun) -> Preferred:
@@ -209,7 +180,7 @@ def _preferred(job: DpoJob, run: ActiveRun, loaded: Loaded, trainer: PairTrainer
                tree: bool, prompt_format: str | None) -> Preferred:
     from core.lm.dpo_callbacks import SHOWN
     from core.lm.sft_callbacks import peak_memory
-    from core.lm.sft_setup import compute_dtype
+    from core.lm.tune_setup import compute_dtype
 
     steps = logged_steps(run)
     tail = steps[-max(1, len(steps) // 10):]

@@ -45,7 +45,7 @@ class PairCollator:
         return batch
 
     def _tree(self, pairs: Sequence[PairRow]) -> dict[str, Any]:
-        pieces = _Pieces()
+        pieces = Pieces()
         shared = shared_prompt(pairs)
         root = pieces.add(pairs[0].prompt[:shared], 0, [], 0)
         for pair in pairs:
@@ -78,7 +78,7 @@ class PairCollator:
                 "chosen": first, "rejected": first + len(pairs)}
 
 
-class _Pieces:
+class Pieces:
     """A sequence that grows piece by piece, with what each piece sees."""
 
     def __init__(self) -> None:

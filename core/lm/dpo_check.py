@@ -26,9 +26,9 @@ from core.lm.sft_check import (
     standing,
     tokenizer_of,
 )
-from core.lm.sft_cost import FIXED_SECONDS, Shape, adapter_parameters, guess_seconds, peak_bytes, train_flops
+from core.lm.sft_cost import FIXED_SECONDS, Shape, adapter_parameters, guess_seconds, measured_speed, peak_bytes, train_flops
 from core.lm.sft_rows import OnLong
-from core.lm.sft_setup import compute_dtype
+from core.lm.tune_setup import compute_dtype
 from core.methods import Estimate, Problem, UserError
 from core.records import Preference
 from core.words import duration, plural
@@ -136,7 +136,8 @@ def estimate(config: Any, prepared: PreparedPairs, seen: SeenPairs, workspace: W
     passes = 1 + REFERENCE_SHARE * (1 / max(1.0, config.epochs) if config.precompute_reference else 1)
     flops = passes * train_flops(shape, tokens, answers, full=config.tuning == "full")
     seconds = guess_seconds(flops, device, compute_dtype(config, device), config.processes)
-    if speed := measured_speed(config, prepared, device, workspace):
+    if speed := measured_speed(workspace, "hs-dpo", "pairs_learned", base=prepared.found.base, tuning=config.tuning, device=device,
+                               dtype=compute_dtype(config, device)):
         middle = FIXED_SECONDS + learned * config.epochs / speed[0]
         seconds = (middle, 0.8 * middle, 1.7 * middle)
         notes.append(f"time from {speed[1]}, which learned {speed[0]:.2f} pairs a second")
@@ -144,14 +145,3 @@ def estimate(config: Any, prepared: PreparedPairs, seen: SeenPairs, workspace: W
         notes.append(f"time is a guess from the model's size, between {duration(seconds[1])} and {duration(seconds[2])}")
     return Estimate(seconds=seconds[0], seconds_low=seconds[1], seconds_high=seconds[2], tokens=tokens,
                     peak_memory_bytes=_peak(config, shape, made, device), note="; ".join(notes))
-
-
-def measured_speed(config: Any, prepared: PreparedPairs, device: str, workspace: Workspace) -> tuple[float, str] | None:
-    """(pairs per second, run) of the newest run with the same base, tuning and device."""
-    for run in workspace.runs():
-        report = run.report if run.method == "hs-dpo" else None
-        same = report and (report.get("base"), report.get("tuning"), report.get("device"), report.get("dtype")) == (
-            prepared.found.base, config.tuning, device, compute_dtype(config, device))
-        if report and same and report.get("seconds", 0) > 20:
-            return report["pairs_learned"] / report["seconds"], run.id
-    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from core.lm.sft import ranks
+from core.lm.tune import ranks
 
 if TYPE_CHECKING:
     from core.active import ActiveRun

@@ -1,4 +1,4 @@
-"""Getting ready to learn from pairs: plan, passes and trainer. Device, adapter and arguments are those of core/lm/sft_setup.py."""
+"""Getting ready to learn from pairs: plan, passes and trainer. Device, adapter and arguments are those of core/lm/tune_setup.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from core.lm.dpo import DpoJob
 from core.lm.dpo_rows import PairView
-from core.lm.sft import ranks
+from core.lm.tune import ranks
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
@@ -33,8 +33,8 @@ def trainer(job: DpoJob, run: ActiveRun, loaded: Loaded, model: Any, train: Pair
     from core.lm.dpo_trainer import PairTrainer
     from core.lm.sft_attention import can_pack, use_rows_attention
     from core.lm.sft_plan import plan_steps
-    from core.lm.sft_setup import arguments, compute_dtype
     from core.lm.sft_trainer import base_of
+    from core.lm.tune_setup import arguments, compute_dtype
 
     base = base_of(model)
     tree = job.packing and can_pack(base.config, device)

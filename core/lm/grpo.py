@@ -22,13 +22,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.formats import PromptFormat
-from core.lm.load import Loaded, save_trained
-from core.lm.sft import TuneJob
+from core.lm.load import Loaded
+from core.lm.tune import Tuned, TuneJob
 from core.records import POSITIVE, TASKS, GuardExample, Labels, Task
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from core.active import ActiveRun
     from core.lm.grpo_plan import GroupPlan
     from core.lm.grpo_rows import RowChoice
@@ -157,39 +155,16 @@ class GrpoJob(TuneJob):
     sample_rows: int = 2
 
 
-@dataclass
-class Reinforced:
-    """What a training made, for report and card; `save` writes it down."""
+@dataclass(kw_only=True)
+class Reinforced(Tuned):
+    """What a GRPO training made."""
 
     job: GrpoJob
-    loaded: Loaded
-    model: Any
     rows: PromptRows
     plan: GroupPlan
-    steps: int
-    seconds: float
-    """Time in steps, roll-outs included, over all sittings."""
     answer_tokens: int
-    peak_memory_bytes: int
-    dtype: str
     logged: list[dict[str, Any]] = field(default_factory=list)
     """The curve's points, in order."""
-
-    @property
-    def trained_parameters(self) -> int:
-        """How many numbers were trained."""
-        return sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
-
-    def save(self, run: ActiveRun, card: str) -> None:
-        """adapter/ (or model/) with tokenizer, template, prompt format and card."""
-        from core.files import write_text
-
-        def write(folder: Path) -> None:
-            save_trained(self.model, self.loaded.tokenizer, folder, base=self.loaded.base, prompt_format=self.job.prompt_format.name)
-            write_text(folder / "README.md", card)
-
-        run.save_model(write, "model" if self.job.tuning == "full" else "adapter")
-        run.save_text("README.md", card)
 
 
 def reinforce(job: GrpoJob, run: ActiveRun) -> Reinforced:
@@ -197,7 +172,7 @@ def reinforce(job: GrpoJob, run: ActiveRun) -> Reinforced:
 
     The frozen reference of the KL term is the model as training starts: with an adapter to go on from, that adapter.
     """
-    from core.lm import sft
+    from core.lm import tune
     from core.lm.grpo_ledger import Ledger
     from core.lm.grpo_plan import plan_groups
     from core.lm.grpo_table import write_rows
@@ -205,25 +180,26 @@ def reinforce(job: GrpoJob, run: ActiveRun) -> Reinforced:
     from core.lm.load import quiet_transformers
     from core.split_guard import write_trained_keys
 
-    loaded, model, device = sft.ready_to_train(job, run)
+    loaded, model, device = tune.ready_to_train(job, run)
     with write_rows(job, loaded, run) as rows:
         plan = plan_groups(len(rows.dataset), job)
         write_trained_keys(run.dir, map(example_of, rows.dataset))
-        checkpoint = sft.checkpoint_of(run, {"rows": len(rows.dataset), "rows_sha256": rows.sha256, "steps": plan.steps})
+        checkpoint = tune.checkpoint_of(run, {"rows": len(rows.dataset), "rows_sha256": rows.sha256, "steps": plan.steps})
         ledger = Ledger(run, job, plan, done=int(checkpoint.name.partition("-")[2]) if checkpoint else 0)
         with quiet_transformers():
             trainer = make_trainer(job, run, loaded, model, rows, plan, ledger, device)
-            sft.carry_out(trainer, checkpoint)
+            tune.carry_out(trainer, checkpoint)
         return _reinforced(job, run, loaded, trainer, rows, plan)
 
 
 def _reinforced(job: GrpoJob, run: ActiveRun, loaded: Loaded, trainer: Any, rows: PromptRows, plan: GroupPlan) -> Reinforced:
     from core.lm.grpo_callbacks import logged_rewards
     from core.lm.sft_callbacks import peak_memory
-    from core.lm.sft_setup import compute_dtype
+    from core.lm.tune_setup import compute_dtype
 
     logged = logged_rewards(run)
-    return Reinforced(job=job, loaded=loaded, model=trainer.model, rows=rows, plan=plan, steps=trainer.state.global_step,
-                      seconds=sum(line["seconds"] for line in logged), answer_tokens=sum(line["tokens"] for line in logged),
+    return Reinforced(job=job, loaded=loaded, model=trainer.model, prompt_format=job.prompt_format.name, rows=rows, plan=plan,
+                      steps=trainer.state.global_step, seconds=sum(line["seconds"] for line in logged),
+                      answer_tokens=sum(line["tokens"] for line in logged),
                       peak_memory_bytes=max([peak_memory(), *(line["memory_bytes"] for line in logged)]),
                       dtype=compute_dtype(job, loaded.device), logged=logged)

@@ -11,7 +11,7 @@ from core.lm.load import pick_device
 from core.lm.sft_check import packages, shape_at, tokenizer_of
 from core.lm.sft_cost import FIXED_SECONDS, adapter_parameters, available_bytes, guess_seconds, peak_bytes, train_flops
 from core.lm.sft_rows import render_prompt
-from core.lm.sft_setup import compute_dtype
+from core.lm.tune_setup import compute_dtype
 from core.methods import Estimate, Problem, UserError
 from core.words import duration, plural, size
 

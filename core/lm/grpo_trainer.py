@@ -14,8 +14,8 @@ from trl.trainer.utils import add_fused_lm_head
 from core.lm.grpo import reward_functions
 from core.lm.grpo_callbacks import FollowRewards
 from core.lm.grpo_rollouts import Rollouts
-from core.lm.sft_setup import arguments, compute_dtype
 from core.lm.sft_trainer import PlannedTrainer, base_of, trained_weights
+from core.lm.tune_setup import arguments, compute_dtype
 from core.words import plural
 
 if TYPE_CHECKING:

@@ -3,23 +3,21 @@
 sft_rows.py    examples -> token ids                  sft_plan.py       rows -> steps and passes
 sft_batch.py   a pass -> tensors                      sft_attention.py  attention over rows laid end to end
 sft_loss.py    the loss where there is an answer      sft_trainer.py    TRL's trainer with these put in
-sft_setup.py   device, adapter, trainer's arguments   sft_callbacks.py  progress, curves, samples, Stop
+sft_setup.py   plan, passes, trainer                  sft_callbacks.py  progress, curves, samples, Stop
 sft_cost.py    guesses of time and memory             card.py           the README of what was made
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from core.files import read_json, write_json, write_text
 from core.formats import PromptFormat
-from core.lm.load import Dtype, Loaded, load_model, save_trained
-from core.lm.sft_rows import OnLong, TrainRow, TrainRows, build_rows
+from core.lm.load import Loaded
+from core.lm.sft_rows import TrainRow, TrainRows, build_rows
+from core.lm.tune import Tuned, TuneJob, carry_out, checkpoint_of, logged_steps, longest_allowed, lost_rows, ready_to_train
 from core.methods import UserError
 from core.records import GuardExample
 from core.words import plural
@@ -28,49 +26,6 @@ if TYPE_CHECKING:
     from core.active import ActiveRun
     from core.lm.sft_plan import Plan
     from core.lm.sft_trainer import AnswerTrainer, EvalLoss
-    from core.runs import Run
-
-Tuning = Literal["lora", "qlora", "full"]
-CPU_PASS = 1024
-"""Tokens in one pass on a CPU: enough to keep its cores busy, little enough for a laptop's memory."""
-PLAN_FILE = "plan.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneJob:
-    """What any training that changes weights needs to know: the model, how it is changed, how often it is looked at."""
-
-    model: str
-    tuning: Tuning = "lora"
-    epochs: float = 3.0
-    learning_rate: float = 5e-5
-    batch_size: int = 4
-    gradient_accumulation_steps: int = 8
-    max_length: int = 2048
-    on_long_rows: OnLong = "drop"
-    lora_rank: int = 16
-    lora_alpha: int = 16
-    lora_dropout: float = 0.0
-    lora_target: str = "all-linear"
-    lr_scheduler_type: str = "cosine"
-    warmup_ratio: float = 0.0
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    packing: bool = True
-    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
-    eval_steps: int = 0
-    early_stopping_patience: int = 0
-    save_steps: int = 0
-    save_total_limit: int = 2
-    logging_steps: int = 1
-    dtype: Dtype = "auto"
-    device: str = "auto"
-    report_to: str = "none"
-    seed: int = 42
-
-    def rows_per_step(self, ranks: int = 1) -> int:
-        """The effective batch."""
-        return self.batch_size * self.gradient_accumulation_steps * ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +38,13 @@ class SftJob(TuneJob):
     sample_rows: int = 3
 
 
-@dataclass
-class Trained:
-    """What a training made, for reports and cards; `save` writes it down."""
+@dataclass(kw_only=True)
+class Trained(Tuned):
+    """What a supervised fine-tuning made."""
 
-    job: SftJob
-    loaded: Loaded
-    model: Any
     rows: TrainRows
     held_out: TrainRows
     plan: Plan
-    steps: int
-    """Optimizer steps done; fewer than planned after an early stop."""
     best_step: int | None
     """The step whose weights were kept; None = the last."""
     stopped_early: bool
@@ -103,71 +53,31 @@ class Trained:
     eval_loss: EvalLoss | None
     answer_tokens: int
     """Answer tokens learned from, repeats counted."""
-    seconds: float
-    """Time in optimizer steps, over all sittings."""
-    peak_memory_bytes: int
     packed: bool
-    dtype: str
-    """Number format of the matrix products."""
-
-    @property
-    def trained_parameters(self) -> int:
-        """How many numbers were trained."""
-        return sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
-
-    def save(self, run: ActiveRun, card: str) -> None:
-        """adapter/ (or model/) with tokenizer, template, prompt format and card. Only rank 0 writes."""
-        if run.rank:
-            return
-
-        def write(folder: Path) -> None:
-            save_trained(self.model, self.loaded.tokenizer, folder, base=self.loaded.base, prompt_format=self.job.prompt_format.name)
-            write_text(folder / "README.md", card)
-
-        run.save_model(write, "model" if self.job.tuning == "full" else "adapter")
-        run.save_text("README.md", card)
 
 
 def fine_tune(job: SftJob, run: ActiveRun) -> Trained:
     """Train, or go on from the run's last checkpoint. Raises StopRequested once a checkpoint is written."""
+    loaded, model, device = ready_to_train(job, run)
+    rows, held_out = _rows(job, loaded, run)
+    callbacks = []
+    if job.sample_rows and held_out.rows:
+        from core.lm.sft_callbacks import Samples
+
+        callbacks.append(Samples(run, loaded, job, held_out.rows))
+    return learn(job, run, loaded, model, device, rows, held_out, job.prompt_format.name, callbacks)
+
+
+def learn(job: TuneJob, run: ActiveRun, loaded: Loaded, model: Any, device: str, rows: TrainRows, held_out: TrainRows,
+          prompt_format: str | None, callbacks: Sequence[Any] = ()) -> Trained:
+    """Train on rows that are tokens already. loaded, model, device: of `ready_to_train`. Raises StopRequested as `fine_tune` does."""
     from core.lm import sft_setup as setup
     from core.lm.load import quiet_transformers
 
-    loaded, model, device = ready_to_train(job, run)
-    rows, held_out = _rows(job, loaded, run)
     with quiet_transformers():
-        trainer, plan, packed = setup.trainer(job, run, loaded, model, rows.rows, held_out.rows, device)
+        trainer, plan, packed = setup.trainer(job, run, loaded, model, rows.rows, held_out.rows, device, callbacks)
         carry_out(trainer, checkpoint_of(run, _digest(rows.rows, plan)))
-    return _trained(job, run, loaded, trainer, rows, held_out, plan, packed)
-
-
-def ready_to_train(job: TuneJob, run: ActiveRun) -> tuple[Loaded, Any, str]:
-    """(what was loaded, the model with what will be trained switched on, device). Seeds every random choice."""
-    from transformers import set_seed
-
-    from core.lm import sft_setup as setup
-
-    setup.hush()
-    device = setup.claim_device(job.device)
-    set_seed(job.seed)
-    run.progress(0, None, "steps", detail="loading the model")
-    loaded = load_model(job.model, run.workspace.runs_dir, device=device, dtype=setup.load_dtype(job, device), trainable=True,
-                        quantization="nf4" if job.tuning == "qlora" else None, progress=run.progress)
-    return loaded, setup.trainable(job, loaded, run), device
-
-
-def carry_out(trainer: Any, checkpoint: Path | None) -> None:
-    """Train, from the checkpoint where there is one. Raises StopRequested once a checkpoint is written."""
-    from core.active import StopRequested
-    from core.lm.sft_callbacks import StoppedInEvaluation
-
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except StoppedInEvaluation:
-        trainer._save_checkpoint(trainer.model, None)
-        raise StopRequested from None
-    if trainer.follow.stopping:
-        raise StopRequested
+    return _trained(job, run, loaded, trainer, rows, held_out, plan, packed, prompt_format)
 
 
 def _rows(job: SftJob, loaded: Loaded, run: ActiveRun) -> tuple[TrainRows, TrainRows]:
@@ -185,26 +95,7 @@ def _rows(job: SftJob, loaded: Loaded, run: ActiveRun) -> tuple[TrainRows, Train
     return rows, held_out
 
 
-def longest_allowed(job: TuneJob, loaded: Loaded, run: ActiveRun) -> int:
-    """max_length, or the model's context where that is shorter."""
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or job.max_length
-    limit = min(job.max_length, context)
-    if limit < job.max_length:
-        run.notice(f"max_length is {limit:,} tokens, the model's context, not {job.max_length:,}.")
-    return limit
-
-
-def lost_rows(made: Any, limit: int) -> list[str]:
-    """Sentences about rows (TrainRows, or pairs) that are not used whole; none is left out without one."""
-    found = [f"{count:,} of {made.seen:,} are left out: {reason}." for reason, count in made.refused.most_common()]
-    share = f"{made.too_long:,} of {made.seen:,} rows ({made.too_long / max(1, made.seen):.1%})"
-    if made.too_long:
-        what = [f"{made.dropped:,} left out"] * bool(made.dropped) + [f"{made.cut:,} cut"] * bool(made.cut)
-        found.append(f"{share} are longer than {limit:,} tokens ({', '.join(what)}). The longest needs {made.longest:,}.")
-    return found
-
-
-def _digest(rows: list[TrainRow], plan: Plan) -> dict[str, Any]:
+def _digest(rows: Sequence[TrainRow], plan: Plan) -> dict[str, Any]:
     """What must be the same again when a run is resumed."""
     seen = hashlib.sha256()
     for row in rows:
@@ -212,54 +103,19 @@ def _digest(rows: list[TrainRow], plan: Plan) -> dict[str, Any]:
     return {"rows": len(rows), "tokens_sha256": seen.hexdigest(), "steps": plan.steps, "passes_per_step": plan.passes_per_step}
 
 
-def checkpoint_of(run: ActiveRun, digest: dict[str, Any]) -> Path | None:
-    """The newest checkpoint that can be gone on from, after a look at whether it belongs to these rows."""
-    found = next((folder for folder in reversed(run.checkpoints()) if _whole(folder)), None)
-    if found is None:
-        if run.rank == 0:
-            write_json(run.dir / PLAN_FILE, digest)
-        return None
-    before = read_json(run.dir / PLAN_FILE, digest)
-    if before != digest:
-        raise UserError(f"The training data has changed since {run.id} began ({before['rows']:,} rows in {before['steps']:,} steps then, "
-                        f"{digest['rows']:,} in {digest['steps']:,} now); start a new run, or put the data back and resume.")
-    run.notice(f"Goes on from {found.name} of {digest['steps']:,} steps.")
-    return found
-
-
-def _whole(folder: Path) -> bool:
-    """A process killed while it wrote may leave a folder that looks finished."""
-    try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    weights = [*folder.glob("adapter_model.safetensors"), *folder.glob("model*.safetensors")]
-    return bool(weights) and all((folder / name).is_file() for name in ("optimizer.pt", "scheduler.pt"))
-
-
-def _trained(job: SftJob, run: ActiveRun, loaded: Loaded, trainer: AnswerTrainer, rows: TrainRows, held_out: TrainRows, plan: Plan,
-             packed: bool) -> Trained:
+def _trained(job: TuneJob, run: ActiveRun, loaded: Loaded, trainer: AnswerTrainer, rows: TrainRows, held_out: TrainRows, plan: Plan,
+             packed: bool, prompt_format: str | None) -> Trained:
     from core.lm.sft_callbacks import peak_memory
-    from core.lm.sft_setup import compute_dtype
+    from core.lm.tune_setup import compute_dtype
 
     steps = logged_steps(run)
     losses = [line["loss"] for line in steps]
     tail = losses[-max(1, len(losses) // 10):]
     best = trainer.best_evaluation()
-    return Trained(job=job, loaded=loaded, model=trainer.model, rows=rows, held_out=held_out, plan=plan, steps=trainer.state.global_step,
-                   best_step=best[0] if best else None, stopped_early=trainer.follow.stopped_early,
-                   train_loss=sum(tail) / len(tail) if tail else None, eval_loss=best[1] if best else None,
-                   answer_tokens=sum(line["tokens"] for line in steps), seconds=sum(line["seconds"] for line in steps),
+    return Trained(job=job, loaded=loaded, model=trainer.model, prompt_format=prompt_format, rows=rows, held_out=held_out,
+                   plan=plan, steps=trainer.state.global_step, best_step=best[0] if best else None,
+                   stopped_early=trainer.follow.stopped_early, train_loss=sum(tail) / len(tail) if tail else None,
+                   eval_loss=best[1] if best else None, answer_tokens=sum(line["tokens"] for line in steps),
+                   seconds=sum(line["seconds"] for line in steps),
                    peak_memory_bytes=max([peak_memory(), *(line["memory_bytes"] for line in steps)]), packed=packed,
                    dtype=compute_dtype(job, loaded.device))
-
-
-def logged_steps(run: Run) -> list[dict[str, Any]]:
-    """The training metrics of a run, in order; of a step done twice (killed after its checkpoint) the later one."""
-    found = {event["step"]: event for event in run.events("metrics") if "loss" in event}
-    return [found[step] for step in sorted(found)]
-
-
-def ranks() -> int:
-    """How many processes work on this run."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def shared_beginning(rows: Sequence[TrainRow]) -> int:
         return 0
     limit = min(row.prompt for row in rows) - 1
     first = rows[0].ids
-    for row in rows[1:]:
+    for row in islice(rows, 1, None):  # rows may lie on the disk, where a slice would bring them all into memory
         ids = row.ids
         same = next((place for place in range(limit) if ids[place] != first[place]), limit)
         limit = min(limit, same)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -155,7 +156,7 @@ def peak_memory() -> int:
 class Samples(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """What the model writes now: greedy answers for a few held-out rows at each evaluation, into samples.jsonl."""
 
-    def __init__(self, run: ActiveRun, loaded: Loaded, job: SftJob, held_out: list[TrainRow]) -> None:
+    def __init__(self, run: ActiveRun, loaded: Loaded, job: SftJob, held_out: Sequence[TrainRow]) -> None:
         self.run, self.loaded, self.job = run, loaded, job
         count = min(job.sample_rows, len(held_out))
         places = [round(place * (len(held_out) - 1) / max(1, count - 1)) for place in range(count)]  # sets are often sorted by label

@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from core.lm.embedded import embedded_folder, embedded_ready
 from core.lm.load import TOKENIZER_FILES, Found, pick_device, pick_dtype
-from core.lm.sft import CPU_PASS
-from core.lm.sft_cost import FIXED_SECONDS, Shape, adapter_parameters, available_bytes, guess_seconds, peak_bytes, shape_of, train_flops
+from core.lm.sft_cost import (
+    FIXED_SECONDS,
+    Shape,
+    adapter_parameters,
+    available_bytes,
+    guess_seconds,
+    measured_speed,
+    peak_bytes,
+    shape_of,
+    train_flops,
+)
 from core.lm.sft_data import Prepared
 from core.lm.sft_rows import OnLong, build_rows, next_length
-from core.lm.sft_setup import compute_dtype, missing_teller
+from core.lm.sft_setup import CPU_PASS
+from core.lm.tune_setup import compute_dtype, missing_teller
 from core.methods import Estimate, Problem, UserError
 from core.words import duration, plural, size
 
@@ -219,7 +229,8 @@ def estimate(config: Any, prepared: Prepared, counted: Counted | None, workspace
         notes.append(f"tokens counted on {counted.made.seen:,} of {counted.of:,} rows")
     flops = train_flops(shape, tokens, answers, full=config.tuning == "full")
     seconds = guess_seconds(flops, device, compute_dtype(config, device), config.processes)
-    if speed := measured_speed(config, prepared, device, workspace):
+    if speed := measured_speed(workspace, "rsft", "answer_tokens", base=prepared.found.base, tuning=config.tuning, device=device,
+                               dtype=compute_dtype(config, device), prompt_format=prepared.prompt_format.name):
         middle = FIXED_SECONDS + answers / speed[0]
         seconds = (middle, 0.8 * middle, 1.5 * middle)
         notes.append(f"time from {speed[1]}, which learned {speed[0]:,.0f} answer tokens a second")
@@ -227,14 +238,3 @@ def estimate(config: Any, prepared: Prepared, counted: Counted | None, workspace
         notes.append(f"time is a guess from the model's size, between {duration(seconds[1])} and {duration(seconds[2])}")
     return Estimate(seconds=seconds[0], seconds_low=seconds[1], seconds_high=seconds[2], tokens=tokens,
                     peak_memory_bytes=_peak(config, shape, counted, device), note="; ".join(notes))
-
-
-def measured_speed(config: Any, prepared: Prepared, device: str, workspace: Workspace) -> tuple[float, str] | None:
-    """(answer tokens per second, run) of the newest run with the same base, tuning, device and format."""
-    for run in workspace.runs():
-        report = run.report if run.method == "rsft" else None
-        same = report and (report.get("base"), report.get("tuning"), report.get("device"), report.get("prompt_format")) == (
-            prepared.found.base, config.tuning, device, prepared.prompt_format.name)
-        if report and same and report.get("dtype") == compute_dtype(config, device) and report.get("seconds", 0) > 20:
-            return report["answer_tokens"] / report["seconds"], run.id
-    return None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from core.runs import Workspace
 
 CPU_FLOPS = {"bfloat16": 85e9, "float32": 28e9}
 """Useful floating point operations per second and core while training, measured on an AMD EPYC with avx512_bf16 (two cores)."""
@@ -14,6 +17,8 @@ FIXED_SECONDS = 25.0
 """Starting the process, importing, loading a small model, saving."""
 SPREAD = {"cpu": (0.7, 2.5), "cuda": (0.4, 4.0), "mps": (0.3, 3.0)}
 """How far off the guess may be: shared cores, other chips, other models."""
+LONG_ENOUGH = 20.0
+"""Seconds that a run must have trained for its speed to say something."""
 
 
 @dataclass(frozen=True)
@@ -93,3 +98,12 @@ def available_bytes(device: str) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def measured_speed(workspace: Workspace, method: str, counted: str, **like: Any) -> tuple[float, str] | None:
+    """(what `counted` counts per second, run) of the newest run of the method whose report says the same as `like`."""
+    for run in workspace.runs():
+        report = (run.report if run.method == method else None) or {}
+        if report.get("seconds", 0) > LONG_ENOUGH and all(report.get(name) == value for name, value in like.items()):
+            return report[counted] / report["seconds"], run.id
+    return None

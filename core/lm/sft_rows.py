@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ class TrainRow:
 class TrainRows:
     """Rows that can be learned from, and what became of the others."""
 
-    rows: list[TrainRow] = field(default_factory=list)
+    rows: Sequence[TrainRow] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     """Examples the prompt format cannot turn into an answer, by reason."""
     too_long: int = 0
@@ -78,9 +78,17 @@ class TrainRows:
 def build_rows(examples: Sequence[GuardExample], prompt_format: type[PromptFormat], tokenizer: Any, *, max_length: int = 0,
                on_long: OnLong = "drop") -> TrainRows:
     """Tokenise examples. max_length 0 = no limit; "drop" leaves longer rows out, "cut" keeps their first tokens."""
-    made = TrainRows()
+    rows = list[TrainRow]()
+    made = TrainRows(rows)
     ending = end_of_turn(tokenizer, chat=prompt_format.chat)
-    for index, prompt, answer in _tokenised(examples, prompt_format, tokenizer, made.refused):
+    place_rows(_tokenised(examples, prompt_format, tokenizer, made.refused), made, rows.append, ending, max_length, on_long)
+    return made
+
+
+def place_rows(tokenised: Iterable[tuple[int, list[int], list[int]]], made: TrainRows, keep: Callable[[TrainRow], object],
+               ending: list[int], max_length: int, on_long: OnLong) -> None:
+    """Give each (index, prompt, answer) that fits to `keep`, with the end of its turn; `made` counts what became of the others."""
+    for index, prompt, answer in tokenised:
         length = len(prompt) + len(answer) + len(ending)
         made.longest = max(made.longest, length)
         row = TrainRow(index, array("i", [*prompt, *answer, *ending]), len(prompt))
@@ -93,11 +101,11 @@ def build_rows(examples: Sequence[GuardExample], prompt_format: type[PromptForma
                 continue
             made.cut += 1
             row = TrainRow(index, row.ids[:max_length], len(prompt))
-        made.rows.append(row)
+        keep(row)
     if made.too_long and on_long == "error":
-        raise UserError(f"{made.too_long:,} of {len(examples):,} rows are longer than max_length = {max_length:,} tokens (the longest "
-                        f"needs {made.longest:,}). Set max_length={next_length(made.longest)}, or on_long_rows=drop to leave them out.")
-    return made
+        raise UserError(f"{made.too_long:,} of {made.seen + made.too_long:,} rows are longer than max_length = {max_length:,} tokens (the "
+                        f"longest needs {made.longest:,}). Set max_length={next_length(made.longest)}, or on_long_rows=drop to leave them "
+                        "out.")
 
 
 def next_length(tokens: int) -> int:
