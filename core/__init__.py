@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from core.formats import DataFormat, Parsed, PromptFormat, RowError
     from core.hookspecs import hookimpl
+    from core.judges import Judge, Judged
     from core.methods import Config, Estimate, FromRun, Method, OneOf, Problem, Stage, UserError, setting
-    from core.records import ChatExample, GuardExample, HardSample, Labels, MinedSample, Output, Prediction, Preference, Record
+    from core.records import ChatExample, GuardExample, HardSample, Labels, MinedSample, Output, Prediction, Preference, Record, Verdict
     from core.tuning import EpochsConfig, WeightsConfig
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "FromRun",
     "GuardExample",
     "HardSample",
+    "Judge",
+    "Judged",
     "Labels",
     "Method",
     "MinedSample",
@@ -38,6 +41,7 @@ __all__ = [
     "RowError",
     "Stage",
     "UserError",
+    "Verdict",
     "WeightsConfig",
     "hookimpl",
     "setting",
@@ -46,8 +50,10 @@ __all__ = [
 _HOME = {
     "core.formats": ("DataFormat", "Parsed", "PromptFormat", "RowError"),
     "core.hookspecs": ("hookimpl",),
+    "core.judges": ("Judge", "Judged"),
     "core.methods": ("Config", "Estimate", "FromRun", "Method", "OneOf", "Problem", "Stage", "UserError", "setting"),
-    "core.records": ("ChatExample", "GuardExample", "HardSample", "Labels", "MinedSample", "Output", "Prediction", "Preference", "Record"),
+    "core.records": ("ChatExample", "GuardExample", "HardSample", "Labels", "MinedSample", "Output", "Prediction", "Preference", "Record",
+                     "Verdict"),
     "core.tuning": ("EpochsConfig", "WeightsConfig"),
 }
 

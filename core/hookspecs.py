@@ -8,6 +8,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from core.formats import DataFormat, PromptFormat
+    from core.judges import Judge
     from core.methods import Method
 
 hookspec = pluggy.HookspecMarker("guardwaltz")
@@ -17,6 +18,11 @@ hookimpl = pluggy.HookimplMarker("guardwaltz")
 @hookspec
 def register_methods() -> list[type[Method]]:
     """Return methods: things that make one run of one stage (data, training, mining, rl, evaluation, study)."""
+
+
+@hookspec
+def register_judges() -> list[type[Judge]]:
+    """Return judges: things that say of a reply whether it is unsafe and whether it refuses without need."""
 
 
 @hookspec

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import pluggy
 
 from core import hookspecs
+from core.judges import Judge
 from core.methods import Method, Stage, UserError, from_run
 
 Origin = Literal["built in", "your folder", "installed package"]
@@ -45,6 +46,7 @@ class Plugins:
     manager: pluggy.PluginManager
     loaded: list[LoadedPlugin] = field(default_factory=list)
     methods: dict[str, type[Method]] = field(default_factory=dict)
+    judges: dict[str, type[Judge]] = field(default_factory=dict)
     data_formats: dict[str, Any] = field(default_factory=dict)
     prompt_formats: dict[str, Any] = field(default_factory=dict)
 
@@ -133,16 +135,19 @@ def _register(plugins: Plugins, name: str, module: ModuleType, origin: Origin, v
     try:
         manager.check_pending()  # a misspelled hook is an error, not silence
         methods = _declared(manager, module, "register_methods")
+        judges = _declared(manager, module, "register_judges")
         formats = _declared(manager, module, "register_formats")
-        _refuse_bad(methods, formats, plugins)
+        _refuse_bad(methods, judges, formats, plugins)
     except Exception as error:
         manager.unregister(name=registered)
         raise PluginError(f"plugin {name} ({where}): {error}") from error
     for method in methods:
         plugins.methods[method.name] = method
+    for judge in judges:
+        plugins.judges[judge.name] = judge
     for item in formats:
         (plugins.prompt_formats if item.kind == "prompt" else plugins.data_formats)[item.name] = item
-    provides = tuple(item.name for item in [*methods, *formats])
+    provides = tuple(item.name for item in [*methods, *judges, *formats])
     plugins.loaded.append(LoadedPlugin(name, origin, str(where), version, provides=provides))
 
 
@@ -154,16 +159,23 @@ def _declared(manager: pluggy.PluginManager, module: ModuleType, hook: str) -> l
     return found
 
 
-def _refuse_bad(methods: list[Any], formats: list[Any], plugins: Plugins) -> None:
+def _refuse_bad(methods: list[Any], judges: list[Any], formats: list[Any], plugins: Plugins) -> None:
     seen: set[str] = set()
-    for item in [*methods, *formats]:
+    for item in [*methods, *judges, *formats]:
         for attribute in ("name", "title"):
             if not isinstance(getattr(item, attribute, None), str):
                 raise PluginError(f"{item!r} has no {attribute}")
-        known = plugins.methods if item in methods else {**plugins.prompt_formats, **plugins.data_formats}
+        known: dict[str, Any] = {**plugins.prompt_formats, **plugins.data_formats}
+        if item not in formats:
+            known = dict(plugins.methods if item in methods else plugins.judges)
         if item.name in known or item.name in seen:
             raise PluginError(f"the name {item.name!r} is taken already")
         seen.add(item.name)
+    for judge in judges:
+        if not (isinstance(judge, type) and issubclass(judge, Judge)):
+            raise PluginError(f"register_judges must return Judge classes, got {judge!r}")
+        if not judge.name.isidentifier():
+            raise PluginError(f"the judge's name {judge.name!r} is not one plain word, so it could not be written before a colon")
     for method in methods:
         if not (isinstance(method, type) and issubclass(method, Method)):
             raise PluginError(f"register_methods must return Method classes, got {method!r}")

@@ -85,6 +85,8 @@ class ChatExample(Record):
 
     messages: list[dict[str, str]] = Field(min_length=1)
     source: str = ""
+    category: str = ""
+    difficulty: str = ""
     split: Split | None = None
 
 
@@ -176,6 +178,93 @@ class Preference(Record):
     source: str = ""
     row: int | None = None
     """Index in the mined set."""
+
+
+class Said(Record):
+    """A text that an agent wrote."""
+
+    text: str
+    tokens: int = 0
+    finish: Literal["stop", "length", "given"] = "stop"
+
+
+class Feedback(Said):
+    """What the feedback agent said about a reply, as core/waltz/feedback.py reads it."""
+
+    reasoning: str = ""
+    unsafe: bool | None = None
+    """None where the text could not be read."""
+    overrefuse: bool | None = None
+    feedback: str = ""
+    """The only part that goes back to the conversation agent."""
+    score: float | None = Field(None, ge=0, le=1)
+    """The seeds' safety score, in the format that has one."""
+    malformed: str = ""
+    """Why the text could not be read; "" = it could."""
+
+    @property
+    def triggers(self) -> bool:
+        """Does it ask for a revision? What cannot be read triggers nothing."""
+        return bool(self.unsafe or self.overrefuse)
+
+
+class Verdict(Record):
+    """J(prompt, reply) of a judge. A judge that failed is missing, never a score (promise 3)."""
+
+    judge: str
+    unsafe: bool | None = None
+    overrefuse: bool | None = None
+    explanation: str = ""
+    missing: str = ""
+    """Why there is no verdict; "" = there is one."""
+
+    @property
+    def good(self) -> bool | None:
+        """Neither unsafe nor over-refusing; None where there is no verdict."""
+        return None if self.missing or self.unsafe is None or self.overrefuse is None else not (self.unsafe or self.overrefuse)
+
+
+class Round(Record):
+    """One reply of an episode, what a judge says of it, and what the feedback agent said, where it read it."""
+
+    reply: Said
+    verdict: Verdict | None = None
+    """None = no judge was asked."""
+    feedback: Feedback | None = None
+    """None after the last revision, which is not read any more."""
+    terms: dict[str, float] = {}
+    """What this feedback earned, term by term (core/waltz/rewards.py); empty where nothing is known."""
+
+
+Side = Literal["harmful", "benign"]
+"""What a prompt is there for: to draw out harm, or to draw out a refusal that nobody needs."""
+
+
+class Episode(Record):
+    """A prompt, and what the two agents made of it: reply, feedback, revision (WaltzRL, arXiv 2510.08240)."""
+
+    row: int
+    """Index in the set of prompts, from 0."""
+    sample: int = 0
+    prompt: str
+    side: Side | None = None
+    source: str = ""
+    category: str = ""
+    rounds: list[Round] = Field(min_length=1)
+    conversation_reward: float | None = None
+    """R_c of the last reply; every reply of the episode is credited with it."""
+    left_out: str = ""
+    """Why nothing is learned from this episode; "" = it counts."""
+
+    @property
+    def last(self) -> Round:
+        """The round whose reply is the answer."""
+        return self.rounds[-1]
+
+    @property
+    def triggered(self) -> bool:
+        """Was any reply revised?"""
+        return len(self.rounds) > 1
 
 
 RecordT = TypeVar("RecordT", bound=Record)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS queue (run_id TEXT PRIMARY KEY, lane TEXT NOT NULL, position REAL NOT NULL, started INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS test_keys (key TEXT NOT NULL, set_name TEXT NOT NULL, run_id TEXT NOT NULL, PRIMARY KEY (key, run_id));
+CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT NOT NULL);
 """
 _CHUNK = 500
 
@@ -85,14 +86,27 @@ class Store:
 
     def test_hits(self, keys: Iterable[str]) -> dict[str, str]:
         """{key: name of the registered test set that holds it} for those of `keys` that are in one."""
+        return self._found("SELECT key, set_name FROM test_keys WHERE key IN", keys)
+
+    def verdicts(self, keys: Iterable[str]) -> dict[str, str]:
+        """{key: verdict as JSON} for those of `keys` that a judge was asked about before (core/judge_cache.py)."""
+        return self._found("SELECT key, verdict FROM verdicts WHERE key IN", keys)
+
+    def keep_verdicts(self, verdicts: dict[str, str]) -> None:
+        """Remember verdicts. They can be had again by asking the judge, so `reindex` leaves them alone."""
+        with self.locked() as db:
+            db.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", verdicts.items())
+
+    def _found(self, query: str, keys: Iterable[str]) -> dict[str, str]:
+        """Rows (key, value) of a query that ends in IN, for many keys."""
         wanted = list(set(keys))
-        hits: dict[str, str] = {}
+        found: dict[str, str] = {}
         with self._connect() as db:
             for start in range(0, len(wanted), _CHUNK):
                 part = wanted[start:start + _CHUNK]
                 marks = ",".join("?" * len(part))
-                hits.update(db.execute(f"SELECT key, set_name FROM test_keys WHERE key IN ({marks})", part).fetchall())
-        return hits
+                found.update(db.execute(f"{query} ({marks})", part).fetchall())
+        return found
 
 
 def reindex(workspace: Workspace) -> dict[str, int]:

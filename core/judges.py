@@ -1,0 +1,139 @@
+"""What a judge is, and how one is named: J(prompt, reply) -> (unsafe, overrefuse).
+
+    rules                    a registered judge without a target
+    guard:run:rsft-0001      a registered judge and what it needs
+    run:rsft-0001            a model reference alone: a guard that is asked
+    run:rsft-0001+rules      several: bad as soon as one of them says so, missing where one of them has none
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from core.methods import UserError
+from core.records import Side, Verdict
+from core.refs import parse_model_ref
+
+if TYPE_CHECKING:
+    from core.runs import Workspace
+
+GUARD = "guard"
+"""The judge that a bare model reference means."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One reply to judge."""
+
+    prompt: str
+    reply: str
+    side: Side | None = None
+    """Where the set of prompts says what a prompt is there for. Rules need it; a guard does not."""
+
+
+class Judge:
+    """Says of a reply whether it is unsafe and whether it refuses without need. Return the class from `register_judges`."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str] = ""
+    target: ClassVar[str] = ""
+    """What stands behind the colon of its name ("a guard: any model reference"); "" = nothing does."""
+
+    def __init__(self, target: str, workspace: Workspace) -> None:
+        """Cheap: weights and connections are opened by the first call of `verdicts`."""
+        self.given, self.workspace = target, workspace
+
+    @classmethod
+    def problem(cls, target: str, workspace: Workspace) -> str:
+        """Why this judge cannot be used; "" = it can. Looked at before a run starts; loads nothing."""
+        return ""
+
+    @property
+    def identity(self) -> str:
+        """All that its verdicts depend on, for the cache: another text, another judge."""
+        return f"{self.name}:{self.given}"
+
+    def verdicts(self, items: Sequence[Judged], should_stop: Callable[[], bool] | None = None) -> list[Verdict]:
+        """One verdict for each item, in order. A failure is a verdict with `missing`, never an exception for one item and never a
+        guess. May return fewer when stopped."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+def open_judge(text: str, workspace: Workspace) -> Judge:
+    """The judge that `text` names (see above); UserError says which names there are."""
+    parts = [part.strip() for part in text.split("+")]
+    if not all(parts):
+        raise UserError(f"judge = {text!r} names no judge; known: {_known(workspace)}.")
+    opened = [_open_one(part, workspace) for part in parts]
+    return opened[0] if len(opened) == 1 else AnyOf(opened, workspace)
+
+
+def judge_problem(text: str, workspace: Workspace) -> str:
+    """Why this judge cannot be used; "" = it can."""
+    try:
+        judges = [_open_one(part.strip(), workspace) for part in text.split("+")]
+    except UserError as error:
+        return str(error)
+    return next((problem for judge in judges if (problem := judge.problem(judge.given, workspace))), "")
+
+
+def _open_one(text: str, workspace: Workspace) -> Judge:
+    known = workspace.plugins.judges
+    name, _, target = text.partition(":")
+    if name in known:
+        kind = known[name]
+        if bool(kind.target) != bool(target):
+            raise UserError(f"judge = {text!r}: {name} needs {kind.target} after a colon." if kind.target
+                            else f"judge = {text!r}: {name} takes nothing after its name.")
+        return kind(target, workspace)
+    try:
+        parse_model_ref(text)
+    except UserError:
+        raise UserError(f"There is no judge {text!r}; known: {_known(workspace)}.") from None
+    if GUARD not in known:
+        raise UserError(f"judge = {text!r} is a model, but no judge {GUARD!r} is registered that could ask it.")
+    return known[GUARD](text, workspace)
+
+
+def _known(workspace: Workspace) -> str:
+    names = [f"{name}:<{kind.target}>" if kind.target else name for name, kind in workspace.plugins.judges.items()]
+    return ", ".join([*names, "run:<id> of a guard"])
+
+
+class AnyOf(Judge):
+    """Several judges: a fault counts as soon as one of them sees it."""
+
+    name = "any of"
+    title = "Any of several"
+
+    def __init__(self, judges: list[Judge], workspace: Workspace) -> None:
+        super().__init__("+".join(judge.identity for judge in judges), workspace)
+        self.judges = judges
+
+    @property
+    def identity(self) -> str:
+        """The identities of all, joined."""
+        return self.given
+
+    def verdicts(self, items: Sequence[Judged], should_stop: Callable[[], bool] | None = None) -> list[Verdict]:
+        """See Judge.verdicts."""
+        each = [judge.verdicts(items, should_stop) for judge in self.judges]
+        return [self._joined(list(said)) for said in zip(*each, strict=False)]
+
+    def _joined(self, said: list[Verdict]) -> Verdict:
+        missing = [f"{one.judge}: {one.missing}" for one in said if one.good is None]
+        if missing:
+            return Verdict(judge=self.identity, missing="; ".join(missing))
+        return Verdict(judge=self.identity, unsafe=any(one.unsafe for one in said), overrefuse=any(one.overrefuse for one in said),
+                       explanation="; ".join(f"{one.judge}: {one.explanation}" for one in said if one.explanation))
+
+    def close(self) -> None:
+        """Close all of them."""
+        for judge in self.judges:
+            judge.close()
