@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 import yaml
 
+from core.data import row_files, set_name
 from core.methods import Stage, from_run
+from core.refs import run_id_of
 from core.runs import Run, Workspace
 
 Kind = Literal["data", "model", "report", "run", "outside"]
@@ -49,7 +51,7 @@ def run_of_model(ref: str, workspace: Workspace) -> Run | None:
     """The run behind a model reference: `run:<id>`, `waltz:<id>`, or a folder inside a run's folder; None for other models."""
     head, _, rest = ref.partition(":")
     if head in ("run", "waltz"):
-        return workspace.run(rest)
+        return workspace.run(run_id_of(rest))
     if head in ("hf", "mistral", "anthropic", "openai") or ref == "embedded":
         return None
     path = Path(ref).expanduser().resolve()
@@ -99,7 +101,7 @@ class _Index:
         """{name of an imported set: its runs, newest first}."""
         found: dict[str, list[Run]] = {}
         for run in self.runs.values():
-            if (run.dir / "data.jsonl").exists():
+            if row_files(run):
                 found.setdefault(run.name, []).append(run)
         return found
 
@@ -109,9 +111,10 @@ class _Index:
 
     def edges(self, run: Run) -> Iterator[Edge]:
         """What `run` was directly made from."""
-        for field, kind, text in self._references(run):
+        for field, kind, said in self._references(run):
+            text = set_name(said) if kind == "data" else said
             head, _, rest = text.partition(":")
-            source = rest if head in ("run", "waltz") else text
+            source = run_id_of(rest) if head in ("run", "waltz") else text
             if source in self.runs:
                 yield Edge(source, run.id, kind or "run")
             elif kind == "data" and (made := self._set_called(text, run)):

@@ -140,7 +140,7 @@ _OTHER_KINDS = (
     ({"outputs", "k_correct"}, "These look like mined hard samples, which belong to the mining page."),
     ({"gold", "predicted"}, "These look like results of an evaluation without whole prompts."),
     ({"pred_request"}, "These look like results of an evaluation without prompts."),
-    ({"expected_output"}, "These look like tasks with model answers, without safety labels."),
+    ({"expected_output"}, "These look like tasks with model answers, without safety labels; genesis-to-waltzrl takes them."),
 )
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from core import jobs
 from core.methods import Stage, UserError
 from core.runs import REPOSITORY, Run, Workspace
-from core.ui import data_plots, data_rows, html, model_view, run_card
+from core.ui import chat_rows, data_plots, data_rows, html, model_view, run_card
 from core.ui.address import View, page_number, query_of, read_view, view_box, write_view
 from core.ui.downloads import download_box, prepared
 from core.ui.new_run import NewRun
@@ -41,7 +41,8 @@ def build(workspace: Workspace) -> None:
                     demo = gr.Button("Import the demo set", interactive=DEMO.exists())
                 said = block(elem_classes="gw-slot")
             started = gr.Textbox(visible="hidden", label="started", container=False)
-            form = NewRun(workspace, workspace.plugins.of_stage(Stage.DATA), started, "Import")
+            methods = sorted(workspace.plugins.of_stage(Stage.DATA), key=lambda method: method.name != METHOD)  # the import comes first
+            form = NewRun(workspace, methods, started, "Import")
             form.draw()
         with gr.Column(scale=7, min_width=300, elem_classes="gw-right"):
             with gr.Column(elem_classes="gw-card"):
@@ -148,7 +149,8 @@ class DataPage:
     def chosen(self, view: View) -> Run | None:
         """The set asked for, else the newest one that can be shown."""
         runs = data_rows.sets(self.workspace)
-        asked = next((run for run in runs if run.id == view.get("run")), None)
+        wanted = chat_rows.set_behind(view.get("run", ""), self.workspace)
+        asked = next((run for run in runs if run.id == wanted), None)
         return asked or next((run for run in runs if data_rows.is_ready(run)), None)
 
     def stamp(self, run: Run | None) -> str:
@@ -172,7 +174,7 @@ class DataPage:
             return ""
         if not data_rows.is_ready(run):
             return html.card(run_card.top(run), run_card.log(run))
-        return html.card(data_rows.about_set(run, run.report or {}))
+        return html.card(data_rows.about_set(run, run.report or {})) + chat_rows.checks(run, self.workspace)
 
     def shown(self, query: str) -> list[str]:
         """Everything drawn by us, in the order of the page."""
@@ -196,6 +198,8 @@ class DataPage:
         head = html.card_header("As the model sees it", f"row {number} of {run.name}; click a row above to see another")
         seen = model_view.view(source, self.workspace.plugins.prompt_formats[name], rows[place]) if source and name else _no_tokenizer()
         table = data_rows.rows_table(rows, places, page, place)
+        if data_rows.is_chat(run):
+            return [self.sets(query), self.about(run), html.card(sources) if sources else "", table + chat_rows.whole(run, place), "", ""]
         return [self.sets(query), self.about(run), html.card(sources) if sources else "", table, head, seen]
 
     def _place(self, view: View, on_page: list[int], count: int) -> int:
@@ -223,7 +227,8 @@ class DataPage:
         run = self.chosen(view)
         ready = run is not None and data_rows.is_ready(run)
         report = (run.report or {}) if run and ready else {}
-        boxes, model_box = gr.update(visible=ready), gr.update(visible=ready and run is not None and data_rows.can_be_read(run))
+        labelled = ready and run is not None and data_rows.can_be_read(run) and not data_rows.is_chat(run)
+        boxes, model_box = gr.update(visible=ready), gr.update(visible=labelled)
         source = self._tokenizer(view)
         formats = [(item.title, name) for name, item in self.workspace.plugins.prompt_formats.items()]
         models = [(one.title, one.ref) for one in model_view.sources(self.workspace)]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from core.records import TASKS, GuardExample, read_records
+from core.chat.checked import METHOD as CHECK
+from core.data import holds_chat, row_files
+from core.records import TASKS, ChatExample, GuardExample, read_records
 from core.runs import Run, Workspace
 from core.ui import html
+from core.ui.chat_rows import as_row, tiles_of
 from core.ui.pieces import cut, label_counts, pager
 from core.words import ago, plural
 
@@ -23,19 +26,28 @@ Rows = tuple[GuardExample, ...]
 
 
 def sets(workspace: Workspace) -> list[Run]:
-    """Runs of the data stage that have not been archived, newest first: imported sets, and imports under way or failed."""
-    return [run for run in workspace.runs() if run.status.get("stage") == "data" and not run.labels["archived"]]
+    """Runs of the data stage that have not been archived, newest first: imported sets, and imports under way or failed.
+
+    A finished check of a set is none; it stands beside the set it looked at.
+    """
+    return [run for run in workspace.runs() if run.status.get("stage") == "data" and not run.labels["archived"]
+            and not (run.method == CHECK and run.state == "succeeded")]
 
 
 def is_ready(run: Run) -> bool:
     """Can its rows be shown?"""
-    return (run.dir / "data.jsonl").exists() and run.state == "succeeded"
+    return bool(row_files(run)) and run.state == "succeeded"
+
+
+def is_chat(run: Run) -> bool:
+    """Does it hold conversations?"""
+    return any(holds_chat(path) for path in row_files(run).values())
 
 
 def rows_of(run: Run) -> Rows:
-    """The rows; read once while the file is the same."""
-    path = run.dir / "data.jsonl"
-    return _rows(path, path.stat().st_mtime_ns)
+    """The rows; read once while the files are the same. Conversations are shown as prompt and answer."""
+    paths = tuple(row_files(run).values())
+    return _rows(paths, max(path.stat().st_mtime_ns for path in paths))
 
 
 def can_be_read(run: Run) -> bool:
@@ -53,10 +65,13 @@ def unreadable(run: Run, error: Exception) -> Markup:
 
 
 @lru_cache(maxsize=3)
-def _rows(path: Path, changed: int) -> Rows:  # noqa: ARG001 - the time makes the cached rows current
-    from itertools import islice
+def _rows(paths: tuple[Path, ...], changed: int) -> Rows:  # noqa: ARG001 - the time makes the cached rows current
+    from itertools import chain, islice
 
-    return tuple(islice(read_records(path, GuardExample), MOST_ROWS))
+    def read(path: Path) -> Iterator[GuardExample]:
+        return map(as_row, read_records(path, ChatExample)) if holds_chat(path) else read_records(path, GuardExample)
+
+    return tuple(islice(chain.from_iterable(map(read, paths)), MOST_ROWS))
 
 
 def sets_table(runs: Sequence[Run], chosen: str) -> Markup:
@@ -155,6 +170,8 @@ def about_set(run: Run, report: dict[str, Any]) -> Markup:
     pairs: list[tuple[str, str]] = [("Read as", f"{report.get('format', '')}" + (f"; it also fits {others}" if others else ""))]
     known = (("From", "source"), ("Licence", "licence"), ("sha256", "sha256"))
     pairs += [(name, str(report[key])) for name, key in known if report.get(key)]
+    if report.get("holds") == "chat":
+        tiles = tiles_of(report)
     head = html.card_header(run.name, run.id, html.link("the run", f"/runs?run={run.id}"))
     return html.join([head, *_warnings(report), html.stat_tiles(tiles), html.key_value(pairs)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core.data import AGENT_SETS, row_files
 from core.methods import FromRun, OneOf
 from core.runs import Run, Workspace
 
@@ -23,6 +24,8 @@ def choices_for(workspace: Workspace, mark: FromRun | OneOf) -> list[Choice]:
     if mark.kind == "model":
         models = [run for run in runs if (run.dir / "adapter").is_dir() or (run.dir / "model").is_dir()]
         trained = [(_words(run), f"run:{run.id}") for run in models]
+        pairs = [run for run in runs if all((run.dir / agent).is_dir() for agent in AGENT_SETS)]
+        trained += [(f"{_words(run)} · both agents", f"waltz:{run.id}") for run in pairs]
         return trained if mark.methods else [EMBEDDED, *trained]
     return [(_words(run), run.id) for run in runs]
 
@@ -35,14 +38,15 @@ def _formats(workspace: Workspace, mark: OneOf) -> list[Choice]:
 
 
 def _data(runs: list[Run]) -> list[Choice]:
-    """Imported sets by name; of two with one name the newest has it, the older one goes by its id."""
+    """Imported sets by name; of two with one name the newest has it, the older one goes by its id. A set for each agent has two lines."""
     taken: set[str] = set()
     choices = []
     for run in runs:
-        if (run.dir / "data.jsonl").exists():
+        if files := row_files(run):
             value = run.id if run.name in taken else run.name
             taken.add(value)
-            choices.append((_words(run, value), value))
+            named = [f"{value}:{agent}" if agent else value for agent in files]
+            choices += [(_words(run, name), name) for name in named]
     return choices
 
 

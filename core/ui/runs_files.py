@@ -28,6 +28,8 @@ MEANING = {
     "README.md": "card for the Hub", "predictions.jsonl": "every answer", "outputs.jsonl": "every sampled answer",
     "hard.jsonl": "the hard rows", "edits.jsonl": "corrections by hand", "preferences.jsonl": "the pairs, with weights",
     "hard_outputs.jsonl": "answers that chose the hard rows", "data.jsonl": "the rows",
+    "conversation.jsonl": "rows of the conversation agent", "feedback.jsonl": "rows of the feedback agent",
+    "offending_rows.jsonl": "rows that break a rule, with reasons",
     "bad_rows.jsonl": "rows left out, with reasons", "recipe.yaml": "the recipe as it was", "test_keys.txt": "hashes of its test rows",
     "trained_keys.txt": "hashes of the rows it trained on", "votes.jsonl": "votes", "ticks.jsonl": "ticked traces",
     "adapter/adapter_model.safetensors": "the trained weights", "adapter/adapter_config.json": "base model and LoRA settings",
