@@ -1,10 +1,13 @@
 """One grammar for naming a model, everywhere (form, command line, recipe).
 
-embedded | hf:<hub id> | <path> | run:<id> | mistral:<id> | anthropic:<id> | openai:<model>@<base url> | waltz:<run id>
+embedded | hf:<hub id> | <path> | run:<id> | mistral:<id> | anthropic:<id> | openai:<model>@<base url>
+waltz:<run id>[@checkpoint-<n>]                            the two agents of a run, who talk before they answer (core/lm/agents.py)
+waltz:<run id>[@checkpoint-<n>]#conversation | #feedback   one of them alone, like any other model with an adapter
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,25 +16,36 @@ from core.methods import UserError
 
 Kind = Literal["embedded", "hf", "path", "run", "mistral", "anthropic", "openai", "waltz"]
 HOSTED: frozenset[str] = frozenset({"mistral", "anthropic", "openai"})
+_WALTZ = re.compile(r"([\w-]+)(?:@(checkpoint-\d+))?(?:#(conversation|feedback))?")
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A parsed model reference. `name` is the hub id, path, run id or hosted model; `url` only for openai."""
+    """A parsed model reference. `name` is the hub id, path, run id or hosted model; `url` only for openai, the rest only for waltz."""
 
     kind: Kind
     name: str
     url: str = ""
+    checkpoint: str = ""
+    """Name of a checkpoint folder; "" = what the run made in the end."""
+    agent: str = ""
+    """conversation or feedback; "" = both."""
 
     def __str__(self) -> str:
         if self.kind in ("embedded", "path"):
             return self.name
-        return f"{self.kind}:{self.name}" + (f"@{self.url}" if self.url else "")
+        at = self.url or self.checkpoint
+        return f"{self.kind}:{self.name}" + (f"@{at}" if at else "") + (f"#{self.agent}" if self.agent else "")
 
     @property
     def has_weights(self) -> bool:
         """Can be loaded and trained here. A hosted model's weights cannot be had."""
         return self.kind not in HOSTED
+
+    @property
+    def is_pair(self) -> bool:
+        """Two agents, not one model."""
+        return self.kind == "waltz" and not self.agent
 
 
 def parse_model_ref(text: str) -> ModelRef:
@@ -43,7 +57,7 @@ def parse_model_ref(text: str) -> ModelRef:
     if colon and head in ("hf", "run", "mistral", "anthropic", "waltz"):
         if not rest:
             raise UserError(f"{text!r} names no model; write {head}:<id>.")
-        return ModelRef(head, rest)  # type: ignore[arg-type]
+        return _pair(text, rest) if head == "waltz" else ModelRef(head, rest)  # type: ignore[arg-type]
     if colon and head == "openai":
         model, at, url = rest.partition("@")
         if not (model and at and url.startswith(("http://", "https://"))):
@@ -55,3 +69,16 @@ def parse_model_ref(text: str) -> ModelRef:
         return ModelRef("path", text)
     raise UserError(f"{text!r} is no model reference: not a folder here, and not one of embedded, hf:<hub id>, run:<id>, "
                     "openai:<model>@<base url>.")
+
+
+def _pair(text: str, rest: str) -> ModelRef:
+    found = _WALTZ.fullmatch(rest)
+    if not found:
+        raise UserError(f"{text!r} is not waltz:<run id>; a checkpoint is named waltz:<run id>@checkpoint-100, one agent alone "
+                        "waltz:<run id>#conversation or waltz:<run id>#feedback.")
+    return ModelRef("waltz", found[1], checkpoint=found[2] or "", agent=found[3] or "")
+
+
+def run_id_of(text: str) -> str:
+    """The run id in what follows `run:` or `waltz:`, without checkpoint and agent."""
+    return re.split("[@#]", text, maxsplit=1)[0]

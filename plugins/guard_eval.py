@@ -276,7 +276,7 @@ class GuardEval(Method):
         from core.refs import parse_model_ref
 
         ref = parse_model_ref(model)
-        return Found(str(ref), str(ref), "") if ref.kind == "openai" else find_model(ref, self.workspace.runs_dir)
+        return Found(str(ref), str(ref), "") if ref.kind == "openai" or ref.is_pair else find_model(ref, self.workspace.runs_dir)
 
     def _formats(self, config: Config, found: list[Found]) -> Iterator[tuple[Found, Any, str]]:
         """(model, its prompt format, what a reader must know about that choice)."""

@@ -128,6 +128,8 @@ def _answers(plan: Plan, how: Asking, todo: list[int], run: ActiveRun) -> Iterat
                      quantization=None if how.quantization == "none" else how.quantization, log=run.log) as engine:
         run.log(f"asking {plan.ref} {plural(len(todo), 'question')} in {asked.name}")
         texts = (plan.questions[number].text for number in todo)
+        if picks and engine.loaded is None:
+            raise UserError(f"{asked.name} lets a model pick among given answers, which {plan.ref} cannot; choose another prompt_format.")
         if picks:
             yield from _picked(plan, engine.loaded, texts, todo, run)
             return

@@ -20,6 +20,8 @@ class Row:
     limit: int
     note: str = ""
     out: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    """Of each token of `out`, where they are asked for."""
     start: int = 0
     """Column of the cache table that holds the prompt's first token."""
     began: float = 0.0

@@ -107,14 +107,17 @@ def open_engine(model_ref: str | ModelRef, workspace: Workspace, engine: EngineN
                 dtype: Dtype = "auto", quantization: Quantization | None = None, log: Callable[[str], None] | None = None) -> Engine:
     """The engine for a model; `log` is told in one sentence which one it is, and why.
 
-    auto: a server for `openai:<model>@<url>`; on a GPU vLLM where it is installed, else transformers' continuous batching for models
-    that our own engine cannot batch well (sliding windows, recurrent layers); our own engine for everything else.
+    auto: a server for `openai:<model>@<url>`; both agents for `waltz:<run>`; on a GPU vLLM where it is installed, else transformers'
+    continuous batching for models that our own engine cannot batch well (sliding windows, recurrent layers); our own engine for
+    everything else.
     """
     ref = parse_model_ref(model_ref) if isinstance(model_ref, str) else model_ref
     if engine not in ("auto", "own", "vllm", "transformers", "server"):
         raise UserError(f"engine = {engine!r} is none of auto, own, vllm, transformers, server.")
     if ref.kind == "openai" or engine == "server":
         opened = _server(ref, engine)
+    elif ref.is_pair:
+        opened = _pair(ref, workspace, engine, device, dtype, quantization)
     elif engine == "vllm" or (engine == "auto" and pick_device(device).startswith("cuda") and _has_vllm()):
         opened = _vllm(ref, workspace, engine, device, dtype, quantization)
     else:
@@ -132,6 +135,16 @@ def _server(ref: ModelRef, engine: str) -> Engine:
 
     opened = ServerEngine(ref)
     opened.choice = f"The server at {opened.url} answers for {ref.name}."
+    return opened
+
+
+def _pair(ref: ModelRef, workspace: Workspace, engine: str, device: str, dtype: Dtype, quantization: Quantization | None) -> Engine:
+    if engine not in ("auto", "own"):
+        raise UserError(f"engine = {engine}: {ref} is two agents, who talk by our own engine; take engine = auto.")
+    from core.lm.engine_waltz import WaltzEngine
+
+    opened = WaltzEngine(ref, workspace, device=device, dtype=dtype, quantization=quantization)
+    opened.choice = f"Two agents answer for {ref} by our own engine: reply, feedback, revision."
     return opened
 
 

@@ -47,6 +47,8 @@ class Generated:
     note: str = ""
     counted: int = 0
     """Tokens as a server counts them, which does not say which they are."""
+    log_probs: tuple[float, ...] = ()
+    """Of each token as it was chosen, where they were asked for."""
 
     @property
     def tokens(self) -> int:
@@ -55,23 +57,28 @@ class Generated:
 
 
 def generate(loaded: Loaded, prompts: Iterable[str], *, max_new_tokens: int = 256, temperature: float = 0.0, top_p: float = 1.0,
-             seed: int = 42, samples: int = 1, indices: Iterable[int] | None = None, add_special_tokens: bool = False,
-             is_complete: Callable[[str], bool] | None = None, batch_tokens: int | None = None, ordered: bool = True,
-             should_stop: Callable[[], bool] | None = None, on_batch: Callable[[int, int, int], None] | None = None,
-             prefix: SharedPrefix | None = None) -> Iterator[Generated]:
+             seed: int = 42, samples: int = 1, indices: Iterable[int] | None = None, first_samples: Iterable[int] | None = None,
+             add_special_tokens: bool = False, is_complete: Callable[[str], bool] | None = None, look_after: str = "\n",
+             batch_tokens: int | None = None, ordered: bool = True, should_stop: Callable[[], bool] | None = None,
+             on_batch: Callable[[int, int, int], None] | None = None, prefix: SharedPrefix | None = None,
+             log_probs: bool = False) -> Iterator[Generated]:
     """Answer `prompts` (whole rendered texts), `samples` times each; yields in input order, samples of a prompt together.
 
     indices: the rows' own numbers, where they are not 0, 1, 2, ...; noise depends on them, so a resumed run passes the old ones.
-    is_complete(text): the answer is whole, stop this row. batch_tokens: prompt + answer tokens held at once (default: by memory).
+    first_samples: number of the first sample of each prompt, where it is not 0; noise depends on it as well.
+    is_complete(text): the answer is whole, stop this row; asked every few tokens and after each that holds one of `look_after`.
+    batch_tokens: prompt + answer tokens held at once (default: by memory).
     ordered=False: yield each answer when it is ready. should_stop: asked at every step; what is finished is still yielded, in order,
     with gaps. on_batch(finished, running, tokens): called every few steps with totals of this call. Memory does not grow with rows:
     prompts are read a few batches ahead at most. prefix: what an earlier call with this very model and adapter found and computed.
+    log_probs: say of each token how likely it was, at this temperature and before any nucleus is cut out.
     """
     if max_new_tokens < 1 or samples < 1 or temperature < 0 or not 0 < top_p <= 1:
         raise ValueError("max_new_tokens and samples must be at least 1, temperature 0 or more, top_p in (0, 1]")
-    engine = _Engine(loaded, Draw(temperature, top_p, seed), is_complete, batch_tokens, prefix or SharedPrefix())
-    source = _Source(loaded, zip(itertools.count() if indices is None else indices, prompts, strict=False), engine, max_new_tokens, samples,
-                     add_special_tokens)
+    engine = _Engine(loaded, Draw(temperature, top_p, seed), is_complete, batch_tokens, prefix or SharedPrefix(), look_after, log_probs)
+    numbers = zip(itertools.count() if indices is None else indices, itertools.repeat(0) if first_samples is None else first_samples,
+                  strict=False)
+    source = _Source(loaded, zip(numbers, prompts, strict=False), engine, max_new_tokens, samples, add_special_tokens)
     ready: dict[int, Generated] = {}
     following, finished, tokens = 0, 0, 0
     for step in itertools.count():
@@ -96,7 +103,7 @@ def generate(loaded: Loaded, prompts: Iterable[str], *, max_new_tokens: int = 25
 class _Source:
     """Reads prompts a batch at a time and tokenises them. They start in input order, so that answers are ready in about that order."""
 
-    def __init__(self, loaded: Loaded, pairs: Iterator[tuple[int, str]], engine: _Engine, max_new_tokens: int, samples: int,
+    def __init__(self, loaded: Loaded, pairs: Iterator[tuple[tuple[int, int], str]], engine: _Engine, max_new_tokens: int, samples: int,
                  add_special_tokens: bool) -> None:
         self.loaded, self.pairs, self.engine = loaded, pairs, engine
         self.max_new_tokens, self.samples, self.add_special_tokens = max_new_tokens, samples, add_special_tokens
@@ -115,12 +122,12 @@ class _Source:
         if not pairs:
             return
         encoded = self.loaded.tokenizer([text for _, text in pairs], add_special_tokens=self.add_special_tokens)["input_ids"]
-        rows = [row for (index, _), ids in zip(pairs, encoded, strict=True) for row in self._rows(index, list(ids))]
+        rows = [row for (numbers, _), ids in zip(pairs, encoded, strict=True) for row in self._rows(*numbers, list(ids))]
         self.waiting = [row for row in rows if row.limit > 0]
         self.refused = [row for row in rows if row.limit <= 0]
         self.engine.share_prefix([row.prompt for row in self.waiting])
 
-    def _rows(self, index: int, ids: list[int]) -> Iterator[Row]:
+    def _rows(self, index: int, first: int, ids: list[int]) -> Iterator[Row]:
         context = self.engine.context
         limit, note = min(self.max_new_tokens, context - len(ids)), ""
         if not ids:
@@ -129,7 +136,7 @@ class _Source:
             note = f"the prompt has {len(ids)} tokens and the model's context is {context}"
         elif limit < self.max_new_tokens:
             note = f"only {limit} answer tokens fit into the model's context of {context}"
-        for sample in range(self.samples):
+        for sample in range(first, first + self.samples):
             yield Row(self.made, index, sample, ids, limit, note, began=time.perf_counter(), finish=None if limit > 0 else "length")
             self.made += 1
 
@@ -138,8 +145,8 @@ class _Engine:
     """The running batch: one cache table, one decode step at a time."""
 
     def __init__(self, loaded: Loaded, draw: Draw, is_complete: Callable[[str], bool] | None, batch_tokens: int | None,
-                 prefix: SharedPrefix) -> None:
-        self.loaded, self.draw, self.is_complete = loaded, draw, is_complete
+                 prefix: SharedPrefix, look_after: str = "\n", log_probs: bool = False) -> None:
+        self.loaded, self.draw, self.is_complete, self.log_probs = loaded, draw, is_complete, log_probs
         self.tokenizer = loaded.tokenizer
         model = loaded.model
         self.config = model.config.get_text_config(decoder=True)
@@ -152,7 +159,7 @@ class _Engine:
         self.budget = batch_tokens or token_budget(self.config, model.dtype, self.device)
         self.stop_ids = stop_ids(model, self.tokenizer)
         self.pad = self.tokenizer.pad_token_id or 0
-        self.breaks = functools.cache(lambda token: "\n" in self.tokenizer.decode([token]))
+        self.breaks = functools.cache(lambda token: any(mark in self.tokenizer.decode([token]) for mark in look_after))
         self.rows: list[Row] = []
         self.table: Table | SharedTable = SharedTable() if can_share(model, self.config, self.plain) else Table()
         self.prefix = prefix
@@ -182,7 +189,7 @@ class _Engine:
         """The finished answer of a row."""
         out = row.out[:-1] if row.out and row.out[-1] in self.stop_ids else row.out
         return Generated(row.index, row.sample, self._text(out), tuple(row.out), len(row.prompt), row.finish or "length",
-                         time.perf_counter() - row.began, row.note)
+                         time.perf_counter() - row.began, row.note, log_probs=tuple(row.log_probs))
 
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)) if tokens else ""
@@ -239,7 +246,7 @@ class _Engine:
             self.table.fill(len(self.rows), row, cache, source, head)
             self.rows.append(row)
         self.table.trim(self.rows)
-        self._append(rows, self.draw.tokens(logits[sources], rows))
+        self._choose(logits[sources], rows)
 
     def _prefix_for(self, model: Any, count: int, head: int) -> Any:
         """A cache that holds the first `head` tokens of the shared beginning for `count` rows."""
@@ -267,7 +274,15 @@ class _Engine:
         positions = torch.tensor([[len(row.prompt) + len(row.out) - 1] for row in rows], device=self.device)
         with self.table.reading(rows, self.config, self.device) as (mask, cache):
             logits = _forward(model, ids, mask, positions, cache)
-        self._append(rows, self.draw.tokens(logits, rows))
+        self._choose(logits, rows)
+
+    def _choose(self, logits: Any, rows: list[Row]) -> None:
+        """The next token of each row."""
+        tokens = self.draw.tokens(logits, rows)
+        if self.log_probs:
+            for row, value in zip(rows, self.draw.log_probabilities(logits, tokens), strict=True):
+                row.log_probs.append(value)
+        self._append(rows, tokens)
 
     def _append(self, rows: list[Row], tokens: list[int]) -> None:
         for row, token in zip(rows, tokens, strict=True):

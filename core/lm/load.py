@@ -24,6 +24,8 @@ from core.refs import ModelRef, parse_model_ref
 
 CARD = "guardwaltz.json"
 """What save_trained leaves beside the weights: base, prompt format, hash of the chat template."""
+NO_ADAPTER = "no_adapter"
+"""In the card of an agent that is its base and nothing else, so that no weights lie beside it."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 ADAPTER_PATTERNS = ["adapter_config.json", "adapter_model.safetensors", CARD, "tokenizer*", "special_tokens_map.json",
                     "added_tokens.json", "vocab.json", "merges.txt", "chat_template*"]
@@ -59,19 +61,19 @@ class _Base:
         self.model = model
         self.key = key
         self.peft: Any = None
-        self.names: dict[tuple[str, int], str] = {}
+        self.names: dict[tuple[str, int, str], str] = {}
         self.selected: str | None = None
         self.depth = 0
         self.lock = threading.RLock()
 
-    def add(self, folder: Path, trainable: bool = False) -> str:
-        """Put an adapter on the base (once) and return its name there."""
-        key = (str(folder.resolve()), (folder / "adapter_model.safetensors").stat().st_mtime_ns)
+    def add(self, folder: Path, trainable: bool = False, called: str = "") -> str:
+        """Put an adapter on the base (once) and return its name there. called: its own name, for a copy that nobody else gets."""
+        key = (str(folder.resolve()), (folder / "adapter_model.safetensors").stat().st_mtime_ns, called)
         if key in self.names:
             return self.names[key]
         from peft import PeftModel
 
-        name = "default" if not self.names else f"adapter{len(self.names)}"
+        name = called or ("default" if not self.names else f"adapter{len(self.names)}")
         options = {"is_trainable": trainable, "torch_device": str(self.model.device),
                    "autocast_adapter_dtype": trainable}  # float32 adapter weights train better; for inference the base's dtype is faster
         try:
@@ -91,6 +93,16 @@ class _Base:
             self.peft.eval()
         self.selected = "?"  # loading changed what is switched on
         return name
+
+    def new(self, name: str, config: Any) -> None:
+        """Put a fresh adapter (a LoraConfig) on the base."""
+        from peft import get_peft_model
+
+        if self.peft is None:
+            self.peft = get_peft_model(self.model, config, adapter_name=name)
+        else:
+            self.peft.add_adapter(name, config)
+        self.selected = "?"
 
     def select(self, name: str | None) -> None:
         """Switch one adapter on, or all off."""
@@ -181,6 +193,26 @@ def load_model(ref: str | ModelRef, runs_dir: Path, *, device: str = "auto", dty
                   trainable, weights, name)
 
 
+def load_beside(loaded: Loaded, ref: str | ModelRef, runs_dir: Path, *, trainable: bool = False, called: str = "") -> Loaded:
+    """Another model over the very base that `loaded` holds in memory: only its adapter is read. UserError where its base is another one.
+
+    trainable, called: see `_Base.add`. What is returned switches its own adapter on whenever its `model` is asked for.
+    """
+    found = find_model(ref, runs_dir)
+    location = found.location or str(ensure_embedded())
+    if (location, str(found.revision or "main")) != loaded._weights.key[1:3]:
+        raise UserError(f"{found.ref} sits on {found.base}, and {loaded.ref} on {loaded.base}; two models share one base in memory only "
+                        "where it is the same: train both adapters on one base.")
+    where = {"revision": found.revision or "main", "local_files_only": not found.base.startswith("hf:") or not _hub_answers()}
+    tokenizer = _tokenizer(found, location, where)
+    digest = template_hash(tokenizer)
+    _check_template(found, digest)
+    with loaded._weights.lock:
+        name = loaded._weights.add(found.adapter, trainable, called) if found.adapter else None
+    return replace(loaded, tokenizer=tokenizer, ref=found.ref, adapter=found.adapter, prompt_format=found.prompt_format,
+                   template_hash=digest, trainable=False, _name=name)
+
+
 def load_tokenizer(found: Found) -> tuple[Any, str]:
     """(tokenizer, folder or hub id of the base) of a model whose weights something else reads, as vLLM does."""
     location = found.location or str(ensure_embedded())
@@ -215,7 +247,7 @@ def _find(ref: ModelRef, runs_dir: Path) -> Found:
     if ref.kind == "run":
         return _in_folder(text, _run_folder(ref.name, runs_dir))
     if ref.kind == "waltz":
-        raise UserError(f"{text} is a pair of models; name one of them, as run:<id>.")
+        return _find_agent(ref, runs_dir)
     raise UserError(f"{text} is a hosted model and its weights cannot be had; pick embedded, hf:<hub id>, a folder or run:<id>.")
 
 
@@ -232,6 +264,31 @@ def _run_folder(run_id: str, runs_dir: Path) -> Path:
     if state == "succeeded":
         raise UserError(f"Run {run_id} has made no model; pick a training run.")
     raise UserError(f"Run {run_id} is {state} and has no model yet; wait for it or resume it.")
+
+
+def _find_agent(ref: ModelRef, runs_dir: Path) -> Found:
+    """One of the two agents that a run left in `conversation/` and `feedback/`, or in a checkpoint of it."""
+    if ref.is_pair:
+        raise UserError(f"{ref} is a pair of models, and one model is wanted here; name one of the two, as {ref}#conversation.")
+    run = runs_dir / ref.name
+    folder = run / ref.checkpoint / ref.agent
+    if folder.is_dir():
+        card = read_json(folder / CARD, {})
+        if card.get(NO_ADAPTER):
+            base = _find(parse_model_ref(card["base"]), runs_dir)
+            return Found(str(ref), base.base, base.location, None, card, base.revision)
+        return _in_folder(str(ref), folder)
+    if not run.is_dir():
+        raise UserError(f"There is no run {ref.name!r} in {runs_dir}; `python app.py runs` lists them.")
+    from core.runs import Run
+
+    there = [path.name for path in Run(run).checkpoints() if (path / ref.agent).is_dir()]
+    if ref.checkpoint:
+        raise UserError(f"Run {ref.name} has no {ref.checkpoint} with two agents; it has {', '.join(there) or 'none'} of that kind.")
+    if (state := Run(run).state) == "succeeded":
+        raise UserError(f"Run {ref.name} has made no {ref.agent} agent; pick a waltz-sft or a waltzrl run.")
+    later = f", or name a checkpoint, as waltz:{ref.name}@{there[-1]}" if there else ""
+    raise UserError(f"Run {ref.name} is {state} and has no {ref.agent} agent yet; wait for it or resume it{later}.")
 
 
 def _in_folder(ref: str, folder: Path) -> Found:

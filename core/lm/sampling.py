@@ -36,6 +36,14 @@ class Draw:
         keys = [key_of_noise(self.seed, row.index, row.sample, len(row.out)) for row in rows]
         return _draw_from_nucleus(scores, self.top_p, keys) if self.top_p < 1 else _draw_from_all(scores, keys)
 
+    def log_probabilities(self, logits: Any, tokens: list[int]) -> list[float]:
+        """log p of the chosen token of each row at this temperature (1 where it is 0), before any nucleus is cut out."""
+        import torch
+
+        scores = logits.float() / (self.temperature or 1)
+        chosen = torch.tensor(tokens, device=scores.device)[:, None]
+        return list((scores.gather(-1, chosen)[:, 0] - scores.logsumexp(-1)).tolist())
+
 
 def _draw_from_all(scores: Any, keys: list[int]) -> list[int]:
     import torch

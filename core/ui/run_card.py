@@ -103,6 +103,8 @@ def can_resume(run: Run, state: str, workspace: Workspace | None) -> bool:
 
 def _resume_words(run: Run) -> str:
     checkpoints = run.checkpoints()
+    for share in sorted(run.dir.glob("sft-*")):  # where two agents are trained one after the other
+        checkpoints += Run(share).checkpoints()
     if not checkpoints:
         return "Resume begins again: there is no checkpoint yet."
     return f"Resume goes on from {checkpoints[-1].name}: same schedule, optimizer and random state."
