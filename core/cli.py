@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from core.methods import Method
     from core.runs import Run, Workspace
 
-EPILOG = """settings are key=value; aliases such as lr, epochs, batch_size, lora_r work.
+EPILOG = """settings are key=value; aliases such as lr, epochs, batch_size, lora_r work; dir.alpha=0.5 sets one of a group.
   python app.py                               open the app on http://127.0.0.1:7860
   python app.py run rsft data=demo lr=5e-5    train, with the log here; Ctrl-C stops with a checkpoint
   python app.py run rsft --help               every setting of a method

@@ -189,6 +189,21 @@ def apply_aliases(config_class: type[BaseModel], values: dict[str, Any]) -> dict
     return renamed
 
 
+def nested(config_class: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """`{"dir.alpha": 0.5}` as `{"dir": {"alpha": 0.5}}`, laid over the other values that stand there. Call it just before validation.
+
+    A field whose name ends in an underscore, because the bare one is a word of Python's, is found without it: `dir.lambda`.
+    """
+    made = {name: value for name, value in values.items() if "." not in name}
+    for name, value in values.items():
+        head, dot, rest = name.partition(".")
+        if dot:
+            below, field = made.get(head), config_class.model_fields.get(head)
+            known = getattr(field.annotation, "model_fields", {}) if field else {}
+            made[head] = {**(below if isinstance(below, dict) else {}), f"{rest}_" if f"{rest}_" in known else rest: value}
+    return made
+
+
 def field_errors(error: ValidationError, config_class: type[BaseModel]) -> list[Problem]:
     """Turn a pydantic error into one plain Problem per field, with the nearest known name for a misspelled one."""
     from difflib import get_close_matches
@@ -214,7 +229,7 @@ def validate(method: type[Method], values: dict[str, Any]) -> Config:
     """Validated config of `method`, or UserError that lists every wrong field."""
     _refuse_plain_secrets(method.Config, values)
     try:
-        return method.Config.model_validate(apply_aliases(method.Config, values))
+        return method.Config.model_validate(nested(method.Config, apply_aliases(method.Config, values)))
     except ValidationError as error:
         raise UserError(" ".join(problem.message for problem in field_errors(error, method.Config))) from None
 

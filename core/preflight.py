@@ -84,11 +84,11 @@ def look(workspace: Workspace, method_name: str, values: dict[str, Any]) -> Answ
     """Check and estimate in this process (the helper's work; tests call it directly)."""
     from pydantic import ValidationError
 
-    from core.methods import apply_aliases
+    from core.methods import apply_aliases, nested
 
     try:
         method = workspace.plugins.method(method_name)
-        config = method.Config.model_validate(apply_aliases(method.Config, values))
+        config = method.Config.model_validate(nested(method.Config, apply_aliases(method.Config, values)))
     except ValidationError as error:
         return Answer(tuple(field_errors(error, method.Config)))
     except UserError as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -45,10 +48,25 @@ def default_words(field: FieldInfo) -> str:
     return "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default) if default != "" else "empty"
 
 
+def settings_of(method: type[Method]) -> Iterator[tuple[str, FieldInfo]]:
+    """(name as it is typed, field) of every setting; those of a nested model as `dir.alpha`."""
+    for name, field in fields_of(method.Config):
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            default = field.get_default(call_default_factory=True)
+            for inner, below in kind.model_fields.items():
+                own = copy.copy(below)
+                if default is not PydanticUndefined:
+                    own.default = getattr(default, inner)
+                yield f"{name}.{inner.rstrip('_')}", own
+        else:
+            yield name, field
+
+
 def method_text(method: type[Method]) -> str:
     """Help of one method for a terminal."""
     lines = [f"{method.name}: {method.title}", method.summary, *([f"paper: {method.paper}"] if method.paper else []), ""]
-    for name, field in fields_of(method.Config):
+    for name, field in settings_of(method):
         aliases = extra_of(field).get("aliases") or []
         kinds = ", ".join(filter(None, [_kind(field), bounds_words(field), f"default {default_words(field)}"]))
         lines.append(f"  {name}{' (' + ', '.join(aliases) + ')' if aliases else ''}: {kinds}")
@@ -63,7 +81,7 @@ def method_markdown(method: type[Method]) -> str:
     paper = f" [paper]({method.paper})" if method.paper else ""
     rows = [f"### `{method.name}`: {method.title}", "", f"{method.summary}{paper}", "",
             "| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for name, field in fields_of(method.Config):
+    for name, field in settings_of(method):
         aliases = extra_of(field).get("aliases") or []
         label = f"`{name}`" + "".join(f", `{alias}`" for alias in aliases)
         kind = ", ".join(filter(None, [_kind(field), bounds_words(field)]))

@@ -6,4 +6,6 @@ rewards.py    what each reply and each feedback earns
 prompts.py    the prompts of a set, with their sides
 pool.py       several sets of prompts as one, split once
 ledger.py     what an iteration of the training leaves to read
+evaluate.py   agents on the same prompts: eval_prompts.py chooses these, eval_log.py keeps the episodes, eval_tally.py, eval_paired.py,
+              eval_gates.py, eval_capability.py and eval_judge.py make the numbers, eval_report.py and eval_board.py put them together
 """
