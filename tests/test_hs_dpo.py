@@ -223,6 +223,27 @@ def test_qlora_on_a_cpu(workspace, data, rsft):
     assert {weight.dtype for weight in weights.values()} == {torch.float32}, "small steps would round to none in bfloat16"
 
 
+def test_four_bit_weights_still_learn_after_the_model_was_only_asked(workspace, rsft):
+    """bitsandbytes packs them in a pass without gradients (where the CPU has avx512_bf16); a packed layer passes no gradient on."""
+    pytest.importorskip("bitsandbytes")
+    from core.lm.dpo import DpoJob
+    from core.lm.tune import ready_to_train
+
+    _, model, _ = ready_to_train(DpoJob(model=f"run:{rsft.id}", pairs=[], tuning="qlora", device="cpu"), ActiveRun(workspace, rsft.id))
+    ids = torch.arange(5, 25)[None]
+
+    def slopes():
+        model.zero_grad()
+        model.train()(input_ids=ids, labels=ids).loss.backward()
+        return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.requires_grad])
+
+    before = slopes()
+    with torch.no_grad():
+        model.eval()(input_ids=ids)
+    assert before.abs().max() > 0
+    assert torch.allclose(slopes(), before, rtol=1e-3, atol=1e-5)
+
+
 def test_two_processes_learn_what_one_does(workspace, data, rsft):
     """torchrun with two CPU processes of batch 1, 14 pairs in steps of 4: the last step leaves a rank with less than the other."""
     settings = {**FEW, "data": data, "model": f"run:{rsft.id}", "validation_share": 0.13}

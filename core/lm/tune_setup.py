@@ -8,6 +8,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from core.lm.four_bit import keep_differentiable
 from core.lm.load import Loaded, pick_device, pick_dtype
 from core.lm.tune import TuneJob, ranks
 from core.methods import UserError
@@ -64,6 +65,8 @@ def load_dtype(job: TuneJob, device: str) -> Any:
 def trainable(job: TuneJob, loaded: Loaded, run: ActiveRun) -> Any:
     """The model with what will be trained switched on: a new adapter, the one it came with, or all weights."""
     model = loaded.model
+    if job.tuning == "qlora":
+        keep_differentiable(model)
     if job.tuning == "full":
         if loaded.adapter:
             run.notice(f"{loaded.ref} is an adapter: it is merged into its base {loaded.base}, and the whole model is trained.")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from core.lm.four_bit import keep_differentiable
 from core.lm.sft_attention import NAME, can_pack, use_rows_attention
 from core.lm.sft_trainer import base_of
 from core.lm.waltz_head import log_probabilities, measured, prepare_head
@@ -228,23 +229,6 @@ def _described(texts: Texts, old: Tensor, reference: Tensor | None, entropy: Ten
         mismatch = float((old - torch.tensor(texts.sampled, device=old.device)).abs().mean())
     return AgentStep(learned=False, texts=len(texts), tokens=texts.tokens, return_mean=advantages.mean, return_std=advantages.std,
                      kl=None if reference is None else float((old - reference).mean()), entropy=float(entropy.mean()), mismatch=mismatch)
-
-
-def keep_differentiable(base: Any) -> None:
-    """Switch off, and undo, what bitsandbytes does to 4-bit weights on a CPU once a model has spoken.
-
-    It packs them for a faster product that knows no gradients: after that training learns nothing, without an error. Undoing rounds the
-    weights a little, so this is called before the first word.
-    """
-    for module in base.modules():
-        if getattr(module, "support_avx512bf16_for_cpu", None) is None:
-            continue
-        module.support_avx512bf16_for_cpu = False
-        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
-            from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
-
-            module.weight.data, module.weight.quant_state = _convert_weight_packed_for_cpu_inverse(module.weight.data,
-                                                                                                  module.weight.quant_state)
 
 
 @contextmanager
