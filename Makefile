@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 STAMP := .venv/installed
 TORCH := torch==2.13.0
+CORES ?= 2
 
 export OMP_WAIT_POLICY ?= passive
 export GRADIO_ANALYTICS_ENABLED = False
@@ -17,7 +18,7 @@ run: install
 	@$(VENV)/python app.py
 
 test: install browser
-	@$(VENV)/python -m pytest
+	@$(VENV)/python -m pytest -n $(CORES) --dist loadfile
 
 lint: install
 	@$(VENV)/ruff check .
