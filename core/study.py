@@ -10,10 +10,12 @@ from core.recipes import Recipe
 from core.runs import REPOSITORY, Run, Workspace
 from core.study_curve import STYLE, loss_svg
 from core.ui import html
+from core.ui.agents_cards import all_cards
 from core.ui.evaluation_board import board, board_note
 from core.ui.evaluation_cards import confusion_card, gates_card
 from core.ui.evaluation_hard import hard_card, lengths_card
 from core.ui.runs_lineage import lineage_card
+from core.waltz.eval_report import KIND as AGENT_EVAL
 from core.words import ago, duration
 
 PAGE_STYLE = """
@@ -35,6 +37,8 @@ def study_page(run: Run, recipe: Recipe, steps: list[dict[str, Any]], workspace:
 def _evaluation(child: Run) -> list[Markup]:
     """Board, gates and confusion of each task of an evaluation step; nothing for other steps."""
     report = child.report or {}
+    if report.get("kind") == AGENT_EVAL:
+        return _agents(report)
     found: list[Markup] = []
     for name, task in report.get("tasks", {}).items():
         policy = report["policy"]
@@ -50,6 +54,12 @@ def _evaluation(child: Run) -> list[Markup]:
     if notes:
         found.append(html.card(html.card_header("Notes"), html.element("ul", html.join(html.element("li", note) for note in notes))))
     return found
+
+
+def _agents(report: dict[str, Any]) -> list[Markup]:
+    """The cards of an evaluation of agents; the gates are the last model's."""
+    last = report["entries"][-1]
+    return all_cards(report, [gates_card(report, last["key"], "", last["title"])])
 
 
 def _training(children: list[Run]) -> Markup:

@@ -16,6 +16,7 @@ from core.methods import Stage, UserError
 from core.runs import Run, Workspace
 from core.ui import evaluation_ticks, html, run_card
 from core.ui.address import View, query_of, read_view, view_box, write_view
+from core.ui.evaluation_agents import AGENTS, Agents, is_agent_evaluation
 from core.ui.evaluation_board import POLICIES, board, board_note, notes_strip
 from core.ui.evaluation_cards import breakdown_card, confusion_card, gates_card, seen_note
 from core.ui.evaluation_hard import hard_card, hard_rows, lengths_card
@@ -26,8 +27,9 @@ from core.ui.pieces import segments
 from core.ui.theme import block, clicked, on_load
 
 REFRESH = 2.0
-DROPS = {"which": ("page", "row"), "page": ("row",), "model": ("page", "row"), "task": ("model", "which", "page", "row", "by"),
-         "run": ("task", "model", "which", "page", "row", "by", "tick", "at")}
+DROPS = {"which": ("page", "row"), "page": ("row",), "model": ("page", "row"), "side": ("page", "row"),
+         "task": ("model", "which", "page", "row", "by"),
+         "run": ("task", "model", "which", "page", "row", "by", "tick", "at", "side")}
 """What is forgotten when another filter, page, model, task or evaluation is chosen."""
 SUITE = "suite"
 """What `show` is in the address of the benchmark suite."""
@@ -56,37 +58,38 @@ def build(workspace: Workspace) -> None:
         gates, confusion = (block(elem_classes="gw-slot gw-half-card") for _ in range(2))
     hard, lengths, sources, rows = (block(elem_classes="gw-slot") for _ in range(4))
     suite = block(elem_classes="gw-slot gw-stack")
+    page.agents.draw()
     traces = evaluation_ticks.ticks_block()
-    shown = [header, running, switches, table, gates, confusion, hard, lengths, sources, rows, traces, suite]
-    fixed = [form_box, board_box, picker]
+    shown = [header, running, switches, table, gates, confusion, hard, lengths, sources, rows, traces, suite, *page.agents.blocks]
+    fixed = [form_box, board_box, picker, page.agents.box, page.agents.plot]
     silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
     def load(request: gr.Request) -> list[Any]:
         query = query_of(request)
         return _all(query, request)
 
-    def _all(query: str, request: gr.Request) -> list[Any]:
-        return [query, *page.shown(query, request.username), *page.fixed(query), page.stamp()]
+    def _all(query: str, request: gr.Request, before: str | None = None) -> list[Any]:
+        return [query, *page.shown(query, request.username), *page.fixed(query, before), page.stamp()]
 
     def act(event: gr.SelectData, query: str, request: gr.Request) -> list[Any]:
         word, value = clicked(event)
-        return _all(page.act(query, word, value, request.username or ""), request)
+        return _all(page.act(query, word, value, request.username or ""), request, query)
 
     def pick(run_id: str, query: str, request: gr.Request) -> list[Any]:
         return _all(write_view(read_view(query), run=run_id, **dict.fromkeys(DROPS["run"], "")), request)
 
-    def tick(query: str, was: str, request: gr.Request) -> list[Any]:
-        if page.stamp() != was:  # an evaluation has finished, or one was deleted
+    def tick(query: str, was: str | None, request: gr.Request) -> list[Any]:
+        if was is not None and page.stamp() != was:  # an evaluation has finished, or one was deleted; None: the page is still opening
             return _all(query, request)
         return [gr.skip(), gr.skip(), page.running(), *[gr.skip()] * (len(everything) - 3)]
 
     def begun(query: str, request: gr.Request) -> list[Any]:
         return _all(write_view(read_view(query), **CLOSED), request)
 
-    drawn = gr.State("")
+    drawn: gr.State = gr.State(None)
     everything = [view, *shown, *fixed, drawn]
     on_load(load, None, everything)
-    for part in (header, running, switches, table, gates, sources, rows, traces, suite):
+    for part in (header, running, switches, table, gates, sources, rows, traces, suite, *page.agents.clickable):
         part.select(act, view, everything, **silent)
     picker.input(pick, [picker, view], everything, **silent)
     started.change(begun, view, everything, **silent)
@@ -101,6 +104,11 @@ class EvaluationPage:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
+        self.agents = Agents()
+
+    def of_agents(self) -> list[Run]:
+        """Finished evaluations of agents, newest first."""
+        return [run for run in self._runs() if run.state == "succeeded" and is_agent_evaluation(run)]
 
     def finished(self) -> list[Run]:
         """Evaluations with a board, newest first."""
@@ -113,35 +121,40 @@ class EvaluationPage:
         """The evaluation asked for, else the newest."""
         return next((run for run in finished if run.id == view.get("run")), finished[0] if finished else None)
 
-    def fixed(self, query: str) -> list[Any]:
-        """Form and picker: what the clock leaves alone."""
-        view, finished = read_view(query), self.finished()
-        run = self.chosen(view, finished)
+    def fixed(self, query: str, before: str | None = None) -> list[Any]:
+        """Form, picker and the board of agents: what the clock leaves alone. before: the view that is on the screen now."""
+        view, finished, of_agents = read_view(query), self.finished(), self.of_agents()
+        run, kind = self.chosen(view, finished), _kind(view, finished, of_agents)
         choices = [(_run_words(one), one.id) for one in finished]
-        board_is_shown = run is not None and view.get("show") != SUITE
-        return [gr.update(visible=_form_is_open(view) or not finished), gr.update(visible=board_is_shown),
-                gr.update(choices=choices, value=run.id if run else None)]
+        was = read_view(before) if before is not None else None
+        same = was is not None and _kind(was, finished, of_agents) == kind and was.get("run") == view.get("run")
+        figure = gr.skip() if same or kind != AGENTS else self.agents.figure(view, of_agents)  # a plot that is sent anew is built anew
+        return [gr.update(visible=_form_is_open(view) or not (finished or of_agents)), gr.update(visible=run is not None and kind == ""),
+                gr.update(choices=choices, value=run.id if run else None), gr.update(visible=kind == AGENTS), figure]
 
     def shown(self, query: str, who: str | None = None) -> list[str]:
         """Everything drawn by us."""
-        view, finished = read_view(query), self.finished()
-        run = self.chosen(view, finished)
-        top = [_header(view, bool(finished)), self.running()]
-        if finished and view.get("show") == SUITE:
-            return [*top, *[""] * 9, suite_cards(self.workspace, self._runs(), view)]
+        view, finished, of_agents = read_view(query), self.finished(), self.of_agents()
+        run, kind = self.chosen(view, finished), _kind(view, finished, of_agents)
+        top = [_header(view, kind, finished, of_agents), self.running()]
+        no_agents = self.agents.NOTHING
+        if kind == AGENTS:
+            return [*top, *[""] * 10, *self.agents.shown(view, of_agents)]
+        if kind == SUITE:
+            return [*top, *[""] * 9, suite_cards(self.workspace, self._runs(), view), *no_agents]
         report = run.report if run else None
         if run is None or not report:
-            return [*top, *[""] * 10]
-        return [*top, *_Look(run, report, view).parts(who or ""), ""]
+            return [*top, *[""] * 10, *no_agents]
+        return [*top, *_Look(run, report, view).parts(who or ""), "", *no_agents]
 
     def stamp(self) -> str:
         """Changes when the page has to be drawn anew by itself."""
-        return " ".join(run.id for run in self.finished())
+        return " ".join(run.id for run in [*self.finished(), *self.of_agents()])
 
     def running(self) -> str:
         """Cards of the evaluations under way; the empty state where there was never one."""
         wanted = [run for run in self._runs()[:30] if run.state in ("running", "queued")][:4]
-        empty = _no_results(self.workspace) if not wanted and not self.finished() else None
+        empty = _no_results(self.workspace) if not wanted and not self.stamp() else None
         return html.join([empty, *(html.card(run_card.top(run), run_card.actions(run)) for run in wanted)])
 
     def act(self, query: str, word: str, value: str, who: str = "") -> str:
@@ -149,8 +162,10 @@ class EvaluationPage:
         view = read_view(query)
         if word == "new":
             return write_view(view, **(CLOSED if _form_is_open(view) else {"new": "1"}))
-        if word in ("task", "policy", "model", "which", "by", "row", "page"):
+        if word in ("task", "policy", "model", "which", "by", "row", "page", "side", "run"):
             return write_view(view, **{**dict.fromkeys(DROPS.get(word, ()), ""), word: value})
+        if word == "show" and AGENTS in (value, _kind(view, self.finished(), self.of_agents())):  # what was chosen there means nothing here
+            return write_view(view, **dict.fromkeys(("run", *DROPS["run"]), ""), show=value)
         if word in ("show", "column", "over"):
             return write_view(view, **{word: value})
         if word == "use":  # leave a run out of the suite, or take it in again
@@ -270,12 +285,21 @@ def _form_is_open(view: View) -> bool:
     return any(view.get(name) for name in CLOSED)
 
 
-def _header(view: View, any_results: bool) -> Markup:
+def _kind(view: View, finished: list[Run], of_agents: list[Run]) -> str:
+    """Which of the three is shown: "" (one evaluation of guards), the suite, or agents."""
+    show = view.get("show", "")
+    if show == SUITE and finished:
+        return SUITE
+    asked = show == AGENTS or (not show and any(run.id == view.get("run") for run in of_agents))
+    return AGENTS if of_agents and (asked or not finished) else ""
+
+
+def _header(view: View, kind: str, finished: list[Run], of_agents: list[Run]) -> Markup:
     opened = _form_is_open(view)
-    words, kind = ("Close the form", "") if opened else ("New evaluation", "filled")
-    button = html.small_button(words, "new", kind=kind) if any_results else None
-    shown = SUITE if view.get("show") == SUITE else ""
-    switch = segments((("", "One evaluation"), (SUITE, "Benchmark suite")), shown, "show", "what is shown") if any_results else None
+    words, style = ("Close the form", "") if opened else ("New evaluation", "filled")
+    button = html.small_button(words, "new", kind=style) if finished or of_agents else None
+    views = [*([("", "One evaluation"), (SUITE, "Benchmark suite")] if finished else []), *([(AGENTS, "Agents")] if of_agents else [])]
+    switch = segments(views, kind, "show", "what is shown") if len(views) > 1 else None
     return html.page_header("Evaluation", "The same rows for every model, an interval on every number.", html.join([switch, button]))
 
 

@@ -1,0 +1,122 @@
+"""Who answers in an evaluation of agents: a pair that plays the protocol, or any model that an engine can ask, alone.
+
+Both are core.waltz.evaluate.Speaker.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.lm.agents import Agents, Speech, open_agents
+from core.lm.engines import ALIKE, EXACT, Engine, EngineName, open_engine
+from core.records import Episode, Round, Said
+from core.refs import parse_model_ref
+from core.waltz.evaluate import AT_ONCE, Speaker
+from core.waltz.protocol import Opening, Rules, Turn, conversation_turn, play
+
+if TYPE_CHECKING:
+    from core.lm.load import Dtype
+    from core.runs import Workspace
+
+
+@dataclass(frozen=True)
+class Speaking:
+    """How answers are made."""
+
+    speech: Speech
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    quantization: Literal["none", "nf4"] = "none"
+    engine: EngineName = "auto"
+
+
+def open_speaker(ref: str, rules: Rules, how: Speaking, workspace: Workspace, should_stop: Callable[[], bool],
+                 log: Callable[[str], None]) -> Speaker:
+    """Load the model, or the pair. rules: of the episodes; a model that is no pair plays without feedback."""
+    quantization: Literal["nf4"] | None = None if how.quantization == "none" else how.quantization
+    if parse_model_ref(ref).is_pair:
+        log(f"loading the two agents of {ref}")
+        agents = open_agents(ref, workspace, device=how.device, dtype=how.dtype, quantization=quantization)
+        agents.speech, agents.should_stop = how.speech, should_stop
+        log(EXACT if agents.exact else ALIKE)
+        return Pair(agents, rules)
+    log(f"loading {ref}")
+    engine = open_engine(ref, workspace, how.engine, device=how.device, dtype=how.dtype, quantization=quantization, log=log)
+    log(engine.promise)
+    return Alone(engine, rules, how.speech, should_stop)
+
+
+class Pair:
+    """Two agents over one base."""
+
+    def __init__(self, agents: Agents, rules: Rules) -> None:
+        self.agents: Agents | None = agents
+        self.rules = rules
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def episodes(self, openings: Iterable[Opening], max_new_tokens: int) -> Iterator[Episode]:
+        """See Speaker."""
+        assert self.agents is not None
+        self.agents.speech = replace(self.agents.speech, max_new_tokens=max_new_tokens)
+        return play(openings, self, self.rules, at_once=AT_ONCE)
+
+    def say(self, turns: Sequence[Turn]) -> list[Said]:
+        """The agents' words, and how long they took."""
+        assert self.agents is not None
+        began = time.perf_counter()
+        said = self.agents.say(turns)
+        part = "feedback" if turns[0].role == "feedback" else "revision" if turns[0].number else "reply"
+        self.seconds[part] += time.perf_counter() - began
+        return said
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self.agents = None
+        _free_memory()
+
+
+class Alone:
+    """One model, whatever engine asks it, as a conversation agent without a partner."""
+
+    def __init__(self, engine: Engine, rules: Rules, speech: Speech, should_stop: Callable[[], bool]) -> None:
+        self.engine, self.rules, self.speech, self.should_stop = engine, rules, speech, should_stop
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def episodes(self, openings: Iterable[Opening], max_new_tokens: int) -> Iterator[Episode]:
+        """See Speaker."""
+        from core.active import StopRequested
+
+        asked, numbered, played = itertools.tee(openings, 3)  # an engine reads ahead, but a few batches only
+        made = self.engine.answers((conversation_turn(self.rules, opening.prompt, []) for opening in asked),
+                                   indices=(opening.row for opening in numbered), max_new_tokens=max_new_tokens,
+                                   temperature=self.speech.temperature, top_p=self.speech.top_p, seed=self.speech.seed,
+                                   should_stop=self.should_stop)
+        for opening in played:
+            began = time.perf_counter()
+            answer: Any = next(made, None)
+            self.seconds["reply"] += time.perf_counter() - began
+            if answer is None or answer.index != opening.row:  # stopped: after a gap nothing is in order any more
+                raise StopRequested
+            reply = Said(text=answer.text, tokens=answer.tokens, finish=answer.finish)
+            yield Episode(row=opening.row, prompt=opening.prompt, side=opening.side, source=opening.source, category=opening.category,
+                          rounds=[Round(reply=reply)])
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self.engine.close()
+        _free_memory()
+
+
+def _free_memory() -> None:
+    """Before the next model is loaded."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
