@@ -8,7 +8,7 @@ import gradio as gr
 
 from core.methods import Stage
 from core.runs import Workspace
-from core.ui import api, data_page, empty_pages, evaluation_page, mining_page, plugins_page, runs_page, stage_page
+from core.ui import api, data_page, empty_pages, evaluation_page, mining_page, plugins_page, rl_page, runs_page, stage_page
 
 
 def build(workspace: Workspace) -> gr.Blocks:
@@ -25,7 +25,7 @@ def build(workspace: Workspace) -> gr.Blocks:
 
 
 def _pages(workspace: Workspace) -> dict[str, Callable[[], None]]:
-    return {"Training": _stage(workspace, Stage.TRAINING), "Mining": _mining(workspace), "RL": _stage(workspace, Stage.RL),
+    return {"Training": _stage(workspace, Stage.TRAINING), "Mining": _mining(workspace), "RL": _rl(workspace),
             "Evaluation": lambda: evaluation_page.build(workspace), "Chat": lambda: empty_pages.build("chat"),
             "Runs": lambda: runs_page.build(workspace), "Plugins": lambda: plugins_page.build(workspace)}
 
@@ -42,6 +42,13 @@ def _mining(workspace: Workspace) -> Callable[[], None]:
     if workspace.plugins.of_stage(Stage.MINING):
         return lambda: mining_page.build(workspace)
     return lambda: empty_pages.build(Stage.MINING.value)
+
+
+def _rl(workspace: Workspace) -> Callable[[], None]:
+    """The page of reward as soon as any plugin brings a method that learns from it."""
+    if workspace.plugins.of_stage(Stage.RL):
+        return lambda: rl_page.build(workspace)
+    return lambda: empty_pages.build(Stage.RL.value)
 
 
 def _bar() -> None:

@@ -46,11 +46,21 @@ def _table(workspace: Workspace, plugins: list[LoadedPlugin]) -> Markup:
 def _provides(workspace: Workspace, plugin: LoadedPlugin) -> Markup:
     lines = []
     for name in plugin.provides:
-        method = workspace.plugins.methods.get(name)
-        kind = f"{method.stage.value} method" if method else "prompt format" if name in workspace.plugins.prompt_formats else "data format"
-        title = method.title if method else (workspace.plugins.prompt_formats.get(name) or workspace.plugins.data_formats[name]).title
+        title, kind = _kind(workspace, name)
         lines.append(html.div(html.join([html.element("code", name), html.span(title), html.span(kind, "gw-sub")]), "gw-provides"))
     return html.join(lines) or Markup("nothing")
+
+
+def _kind(workspace: Workspace, name: str) -> tuple[str, str]:
+    """(title, what kind of thing) of something that a plugin brings."""
+    plugins = workspace.plugins
+    if method := plugins.methods.get(name):
+        return method.title, f"{method.stage.value} method"
+    if judge := plugins.judges.get(name):
+        return judge.title, "judge"
+    if prompts := plugins.prompt_formats.get(name):
+        return prompts.title, "prompt format"
+    return plugins.data_formats[name].title, "data format"
 
 
 def _short(where: str) -> str:

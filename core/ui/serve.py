@@ -123,7 +123,9 @@ def _wait() -> None:
 
 
 def _close(demo: Any, workspace: Workspace) -> None:
+    from core.serving import serving_of
     from core.ui.checks import checks_of
 
     checks_of(workspace).close()
+    serving_of(workspace).close()
     demo.close(verbose=False)

@@ -22,7 +22,11 @@ TITLES = {Stage.TRAINING: ("Training", "Teach a model to reason about safety bef
           Stage.RL: ("RL", "Learning from reward: a guard from right labels, two agents from what a revision gained."),
           Stage.EVALUATION: ("Evaluation", "The same rows for every model, an interval on every number."),
           Stage.DATA: ("Data", "Bring prompts and labels in, and see what they hold.")}
-_TO_THE_TOP = "() => window.scrollTo(0, 0)"
+_TO_THE_TOP = """(view) => {
+    const run = new URLSearchParams(view).get('run');
+    if (run !== window.guardwaltzRun) window.scrollTo(0, 0);
+    window.guardwaltzRun = run;
+}"""
 """A run was started or opened: its card stands at the top, the button that did it far below."""
 LOOK_EVERY = 0.7
 PLOT_EVERY = 5.0
@@ -79,7 +83,7 @@ class LiveRuns:
         seen = [self.view, self.drawn]
         gr.Timer(1.0).tick(self._look, seen, parts, **PRIVATE)
         self.view.change(self._look, seen, parts, **PRIVATE)
-        self.view.change(None, None, None, js=_TO_THE_TOP, api_visibility="private")
+        self.view.change(None, self.view, None, js=_TO_THE_TOP, api_visibility="private")
         theme.on_load(self._open, None, [self.view, *parts])
         for block in (self.actions, self.others):
             block.select(self._act, self.view, [self.view, self.notice], **PRIVATE).then(self._look, seen, parts, **PRIVATE)

@@ -46,6 +46,7 @@ def start_app(runs: Path, log: Path, plugins: Path = FAKE_PLUGINS, port: int | N
     """Start `python app.py` and wait until it answers. The caller ends it with `end_app`."""
     port = port or free_port()
     environment = {**os.environ, "GUARDWALTZ_RUNS": str(runs), "GUARDWALTZ_PLUGINS": str(plugins), "GRADIO_ANALYTICS_ENABLED": "False"}
+    before = log.stat().st_size if log.exists() else 0
     with log.open("ab") as file:
         process = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=REPOSITORY, env=environment, stdout=file,
                                    stderr=file)
@@ -53,6 +54,8 @@ def start_app(runs: Path, log: Path, plugins: Path = FAKE_PLUGINS, port: int | N
 
     def answers() -> bool:
         assert process.poll() is None, f"the app ended: {log.read_text()}"
+        if b"GuardWaltz is on" not in log.read_bytes()[before:]:
+            return False  # on a busy machine questions that come too early keep the app from its own start
         try:
             return urllib.request.urlopen(app.url, timeout=2).status == 200
         except (urllib.error.URLError, OSError):
