@@ -116,6 +116,8 @@ class Method:
     stage: ClassVar[Stage]
     paper: ClassVar[str | None] = None
     """Link to the paper this method is from."""
+    leads: ClassVar[bool] = False
+    """Stands first on its page: what a newcomer begins with."""
     lane: ClassVar[Literal["compute", "api", "instant"]] = "compute"
     """compute: one at a time on this machine; api: waits on a paid service; instant: seconds of CPU, starts at once."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}

@@ -63,8 +63,9 @@ class Plugins:
         raise UserError(f"There is no method {name!r}; {hint}{also}")
 
     def of_stage(self, stage: Stage) -> list[type[Method]]:
-        """Methods of one page. Those that look at finished runs come after those that make them."""
-        return sorted((method for method in self.methods.values() if method.stage == stage), key=_looks_back)
+        """Methods of one page: the one that leads, the others by name of their file, and last those that look at finished runs."""
+        methods = (method for method in self.methods.values() if method.stage == stage)
+        return sorted(methods, key=lambda method: (not method.leads, _looks_back(method)))
 
 
 class PluginError(Exception):

@@ -38,6 +38,7 @@ class GuardEval(Method):
     title = "Guard evaluation"
     summary = "How often guards are right, with intervals: any models on the same rows, or a file of predictions."
     stage = Stage.EVALUATION
+    leads = True
     paper = "https://arxiv.org/abs/2501.18492"
     makes = ("report",)
     presets = {"quick": {"limit": 100}, "full": {"limit": 0}, "hard": {"limit": 0, "hard_subset": 4}}

@@ -39,6 +39,7 @@ class ImportData(Method):
     title = "Import data"
     summary = "Turn a file or a Hub set into labelled rows with a train, validation or test split."
     stage = Stage.DATA
+    leads = True
     lane = "instant"
     makes = ("data",)
     resumable = False

@@ -48,7 +48,7 @@ class GuardJudge(Judge):
         answers = self._engine.answers([self._format.prompt(example) for example in asked], chat=self._format.chat,
                                        max_new_tokens=self._format.max_new_tokens, is_complete=self._format.is_complete,
                                        should_stop=should_stop)
-        found = []
+        found: list[Verdict] = []
         for example, answer in zip(asked, answers, strict=False):
             if answer.index != len(found):
                 break  # stopped: after a gap nothing is in order any more

@@ -25,6 +25,7 @@ class MineHardSamples(Method):
     title = "Hard-sample mining"
     summary = "Asks a trained guard k times about each training row and finds the rows it is unsure about: some answers right, some wrong."
     stage = Stage.MINING
+    leads = True
     paper = "https://arxiv.org/abs/2501.18492"
     makes = ("report",)
     presets = {

@@ -22,6 +22,7 @@ class Rsft(Method):
     title = "R-SFT · reasoning fine-tuning"
     summary = "Teaches a guard to reason before it answers, from rows with reasoning. LoRA, 4-bit LoRA or all weights."
     stage = Stage.TRAINING
+    leads = True
     paper = "https://arxiv.org/abs/2501.18492"
     makes = ("model",)
     presets = {"rehearsal": REHEARSAL, "seed-plan": SEEDS, "paper": PAPER}

@@ -41,7 +41,7 @@ def build(workspace: Workspace) -> None:
                     demo = gr.Button("Import the demo set", interactive=DEMO.exists())
                 said = block(elem_classes="gw-slot")
             started = gr.Textbox(visible="hidden", label="started", container=False)
-            methods = sorted(workspace.plugins.of_stage(Stage.DATA), key=lambda method: method.name != METHOD)  # the import comes first
+            methods = workspace.plugins.of_stage(Stage.DATA)
             form = NewRun(workspace, methods, started, "Import")
             form.draw()
         with gr.Column(scale=7, min_width=300, elem_classes="gw-right"):
