@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from core.asking import AskingConfig
     from core.formats import DataFormat, Parsed, PromptFormat, RowError
     from core.hookspecs import hookimpl
     from core.judges import Judge, Judged
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from core.tuning import EpochsConfig, WeightsConfig
 
 __all__ = [
+    "AskingConfig",
     "ChatExample",
     "Config",
     "DataFormat",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "core.asking": ("AskingConfig",),
     "core.formats": ("DataFormat", "Parsed", "PromptFormat", "RowError"),
     "core.hookspecs": ("hookimpl",),
     "core.judges": ("Judge", "Judged"),

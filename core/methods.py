@@ -6,7 +6,7 @@ validation are all derived from there (`core/ui/forms.py`, `core/cli.py`, `docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from inspect import get_annotations
@@ -50,6 +50,13 @@ def setting(default: Any = PydanticUndefined, *, advanced: bool = False, aliases
     """
     extra: dict[str, Any] = {"advanced": advanced, "aliases": list(aliases), "secret": secret, "rows": rows, "unit": unit}
     return Field(default, title=title, json_schema_extra=extra, **bounds)
+
+
+def listed(value: Any) -> Collection[Any]:
+    """What a list field takes: `x` for `[x]`, nothing for `[]`. Use: `as_list = field_validator("models", mode="before")(listed)`."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return []
+    return value if isinstance(value, list | tuple | set) else [value]
 
 
 @dataclass(frozen=True)

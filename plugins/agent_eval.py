@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import field_validator
 
-from core import Config, Estimate, FromRun, Method, Problem, Stage, UserError, hookimpl, setting
+from core import AskingConfig, Estimate, FromRun, Method, Problem, Stage, UserError, hookimpl, setting
 from core.answer_cost import CPU_TOKENS, speed_is_known
 from core.data import find_data
 from core.evals.rows import SplitChoice
 from core.evals.seen import TrainedOn, trained_on
 from core.judge_cache import CachedJudge
 from core.judges import judge_problem, open_judge
+from core.methods import listed
 from core.refs import HOSTED, parse_model_ref
 from core.waltz.eval_capability import TOKENS, Task, task_openings, tasks
 from core.waltz.eval_gates import Limits
@@ -49,7 +50,7 @@ class AgentEval(Method):
     preset_help = {"quick": "10 harmful and 10 benign prompts, 20 instructions: does it work at all? Too few for any gate.",
                    "benchmark": "250 harmful and 250 benign prompts, 200 instructions.", "full": "All prompts, 200 instructions."}
 
-    class Config(Config):
+    class Config(AskingConfig):
         """Who is evaluated, on what, and who judges."""
 
         models: Annotated[list[str], FromRun("model", many=True)] = setting(aliases=("model", "agents"), min_length=1)
@@ -96,20 +97,8 @@ class AgentEval(Method):
         """0 = the likeliest answer, the same every time."""
         top_p: float = setting(1.0, gt=0, le=1, advanced=True)
         """Draw from the likeliest tokens that hold this share."""
-        engine: Literal["auto", "own", "vllm", "transformers", "server"] = setting("auto", advanced=True)
-        """What generates for models that are no pairs; pairs talk by our own engine."""
-        device: str = setting("auto", advanced=True)
-        """auto, cpu, cuda, cuda:1, mps."""
-        dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", advanced=True)
-        """Precision of the weights."""
-        quantization: Literal["none", "nf4"] = setting("none", advanced=True)
-        """nf4 = 4-bit weights."""
 
-        @field_validator("models", mode="before")
-        @classmethod
-        def as_list(cls, value: Any) -> Any:
-            """One reference is a list of one."""
-            return ([value] if value.strip() else []) if isinstance(value, str) else value
+        as_list = field_validator("models", mode="before")(listed)
 
         @field_validator("models")
         @classmethod

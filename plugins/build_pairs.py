@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import field_validator
 
 from core import Config, FromRun, Method, Problem, Stage, UserError, hookimpl, setting
+from core.methods import listed
 from core.mining.choosing import Pick
 from core.mining.weights import Norm
 
@@ -58,10 +59,9 @@ class BuildPairs(Method):
 
         @field_validator("runs", mode="before")
         @classmethod
-        def as_list(cls, value: Any) -> Any:
-            """One run is a list of one; run:<id> is the same as <id>."""
-            listed = [value] if isinstance(value, str) and value.strip() else value
-            return [item.strip().removeprefix("run:") if isinstance(item, str) else item for item in listed] if listed else []
+        def run_ids(cls, value: Any) -> Any:
+            """run:<id> is the same as <id>."""
+            return [item.strip().removeprefix("run:") if isinstance(item, str) else item for item in listed(value)]
 
         @field_validator("runs")
         @classmethod

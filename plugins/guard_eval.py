@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import field_validator
 
-from core import Config, Estimate, FromRun, GuardExample, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
+from core import AskingConfig, Estimate, FromRun, GuardExample, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
 from core.answer_cost import ANSWER_TOKENS, CPU_TOKENS, speed_is_known
 from core.data import DataSource, find_data, load_examples
 from core.evals.asking import Asking, Plan, ask, make_plan
@@ -21,6 +21,7 @@ from core.evals.prompting import choose_format, format_called
 from core.evals.questions import Question, answer, has_official_rule
 from core.evals.report import About, Model, Options, answer_notes, build_report, headline_stats
 from core.evals.rows import Chosen, SplitChoice, choose_rows, gold_of, row_warnings
+from core.methods import listed
 from core.records import Task
 from core.scores import Policy
 from core.words import plural
@@ -28,7 +29,6 @@ from core.words import plural
 if TYPE_CHECKING:
     from core.active import ActiveRun
     from core.lm.load import Found
-
 
 
 class GuardEval(Method):
@@ -45,7 +45,7 @@ class GuardEval(Method):
     preset_help = {"quick": "100 rows drawn by label and source: the seeds' go/no-go, before anything costs more.", "full": "All rows.",
                    "hard": "All rows, and hard-sample accuracy: the rows on which 4 samples of the first trained model disagree."}
 
-    class Config(Config):
+    class Config(AskingConfig):
         """What is evaluated, on what, and how answers are read."""
 
         models: Annotated[list[str], FromRun("model", many=True)] = setting([], aliases=("model",))
@@ -93,20 +93,8 @@ class GuardEval(Method):
         """0 = the likeliest answer, the same every time."""
         top_p: float = setting(1.0, gt=0, le=1, advanced=True)
         """Draw from the likeliest tokens that hold this share."""
-        engine: Literal["auto", "own", "vllm", "transformers", "server"] = setting("auto", advanced=True)
-        """What generates. auto: a server for openai:<model>@<url>, vLLM on a GPU where it is installed, else our own engine."""
-        device: str = setting("auto", advanced=True)
-        """auto, cpu, cuda, cuda:1, mps."""
-        dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", advanced=True)
-        """Precision of the weights."""
-        quantization: Literal["none", "nf4"] = setting("none", advanced=True)
-        """nf4 = 4-bit weights."""
 
-        @field_validator("models", mode="before")
-        @classmethod
-        def as_list(cls, value: Any) -> Any:
-            """One reference is a list of one."""
-            return [value] if isinstance(value, str) and value.strip() else [] if value in ("", None) else value
+        as_list = field_validator("models", mode="before")(listed)
 
         @field_validator("models")
         @classmethod

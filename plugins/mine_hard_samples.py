@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import field_validator
 
-from core import Config, Estimate, FromRun, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
+from core import AskingConfig, Config, Estimate, FromRun, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
 from core.answer_cost import ANSWER_TOKENS, CPU_TOKENS, speed_is_known
 from core.mining.samples import Unparsed
 from core.words import plural
@@ -41,7 +41,7 @@ class MineHardSamples(Method):
         "rehearsal": "60 rows, short answers: minutes on a CPU with the embedded model.",
     }
 
-    class Config(Config):
+    class Config(AskingConfig):
         """Which guard is asked about which rows, and how its answers are drawn."""
 
         model: Annotated[str, FromRun("model")] = setting()
@@ -64,12 +64,6 @@ class MineHardSamples(Method):
         """What generates the answers. auto: a server for openai:<model>@<url>, vLLM on a GPU that has it, else what suits the model."""
         prompt_format: Annotated[str, OneOf("prompt format")] = setting("auto", advanced=True)
         """How the guard is asked. auto: the format stored with it."""
-        device: str = setting("auto", advanced=True)
-        """auto, cpu, cuda, cuda:<number> or mps."""
-        dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", advanced=True)
-        """Precision of the weights. In float32 a re-run gives the same texts."""
-        quantization: Literal["none", "nf4"] = setting("none", advanced=True)
-        """nf4 = 4-bit weights."""
         exclude_test_rows: bool = setting(False)
         """Leave out rows whose prompt is in a registered test set. Else such rows stop the run."""
         allow_test_rows: bool = setting(False, advanced=True)

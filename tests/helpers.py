@@ -10,7 +10,7 @@ from typing import Any
 
 from core.active import ActiveRun
 from core.methods import validate
-from core.records import Record
+from core.records import GuardExample, Labels, Record
 from core.runs import FINISHED, Run, Workspace
 
 FAKE_PLUGINS = Path(__file__).parent / "fake_plugins"
@@ -40,6 +40,12 @@ def write(path: Path, records: Iterable[Record]) -> str:
     """Records as a JSONL file; returns its path as a setting takes it."""
     path.write_text("".join(record.model_dump_json(exclude_none=True) + "\n" for record in records), encoding="utf-8")
     return str(path)
+
+
+def prompts(count: int = 12) -> list[GuardExample]:
+    """Harmless prompts, every other one labelled harmful."""
+    return [GuardExample(prompt=f"Prompt {row}: please explain how a letter is written.",
+                         labels=Labels(request="harmful" if row % 2 else "unharmful")) for row in range(count)]
 
 
 def execute(workspace: Workspace, name: str, settings: dict[str, Any], run: Run | None = None) -> ActiveRun:

@@ -25,7 +25,7 @@ from core.waltz.eval_tally import Mean, tallies_of
 from core.waltz.evaluate import Work, evaluate
 from core.waltz.protocol import AGENTS, Opening
 from tests.fakes.openai_server import openai_server
-from tests.helpers import execute, write
+from tests.helpers import execute, prompts, write
 
 FAST = {"device": "cpu", "dtype": "float32", "max_new_tokens": 10, "max_feedback_tokens": 8, "capability_tasks": 7}
 
@@ -39,12 +39,6 @@ def workspace(workspace_dir, monkeypatch):
 @pytest.fixture
 def data(tmp_path):
     return write(tmp_path / "prompts.jsonl", prompts())
-
-
-def prompts(count=12):
-    """Harmless prompts, every other one labelled harmful."""
-    return [GuardExample(prompt=f"Prompt {row}: please explain how a letter is written.",
-                         labels=Labels(request="harmful" if row % 2 else "unharmful")) for row in range(count)]
 
 
 def verdict(word):

@@ -19,7 +19,7 @@ from core.split_guard import prompt_key
 from core.waltz.ledger import read_episodes, read_iterations, tally
 from core.waltz.protocol import AGENTS, Rules
 from core.waltz.rewards import DirRule, reward
-from tests.helpers import execute, finish, wait_for, write
+from tests.helpers import execute, finish, prompts, wait_for, write
 from tests.waltz_game import PROMPTS, make_game
 
 FAKE_JUDGES = Path(__file__).parent / "fake_judges"
@@ -37,12 +37,6 @@ def workspace(workspace_dir, monkeypatch):
 @pytest.fixture
 def data(tmp_path):
     return write(tmp_path / "prompts.jsonl", prompts())
-
-
-def prompts(count=12):
-    """Harmless prompts, half of them labelled harmful."""
-    return [GuardExample(prompt=f"Prompt {row}: please explain how a letter is written.",
-                         labels=Labels(request="harmful" if row % 2 else "unharmful")) for row in range(count)]
 
 
 def losses(run):

@@ -13,7 +13,7 @@ from core.chat.balance import Cell, Draw, lot, quotas, spread
 from core.chat.genesis import EmptyTask, GenesisRow, genesis_files, genesis_rows
 from core.chat.saving import Refused, refused_rows, save_report, save_sets
 from core.chat.seen import Seen
-from core.methods import Config, Estimate, Problem, UserError, setting
+from core.methods import Config, Estimate, Problem, UserError, listed, setting
 from core.records import ChatExample
 from core.rows import BadRow
 from core.split_guard import pair_key
@@ -44,10 +44,9 @@ class GenesisConfig(Config):
 
     @field_validator("source", mode="before")
     @classmethod
-    def as_list(cls, value: Any) -> Any:
-        """One file is a list of one; paths are made whole, because the run may start in another folder."""
-        listed = [value] if isinstance(value, str) and value.strip() else value
-        return [str(Path(item).expanduser().resolve()) if isinstance(item, str) else item for item in listed] if listed else []
+    def full_paths(cls, value: Any) -> Any:
+        """Paths are made whole, because the run may start in another folder."""
+        return [str(Path(item).expanduser().resolve()) if isinstance(item, str) else item for item in listed(value)]
 
 
 class GenesisJob:

@@ -19,7 +19,7 @@ from core.chat.held_out import HeldOut
 from core.chat.messages import Agent, agent_of, answer_of
 from core.chat.seen import Seen
 from core.data import DataSource, chat_sets, stream_chat
-from core.methods import Config, FromRun, UserError, setting
+from core.methods import Config, FromRun, UserError, listed, setting
 from core.records import ChatExample
 from core.split_guard import pair_key
 
@@ -46,11 +46,7 @@ class MixConfig(Config):
     held_out_share: float = setting(0.1, ge=0, lt=1, advanced=True)
     """At most this share of an agent's rows is held out, so that a small set keeps rows to learn from."""
 
-    @field_validator("sources", mode="before")
-    @classmethod
-    def as_list(cls, value: Any) -> Any:
-        """One source is a list of one."""
-        return ([value] if value.strip() else []) if isinstance(value, str) else value
+    as_list = field_validator("sources", mode="before")(listed)
 
     @field_validator("shares")
     @classmethod

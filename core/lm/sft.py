@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 from core.formats import PromptFormat
 from core.lm.load import Loaded
 from core.lm.sft_rows import TrainRow, TrainRows, build_rows
-from core.lm.tune import Tuned, TuneJob, carry_out, checkpoint_of, logged_steps, longest_allowed, lost_rows, ready_to_train
-from core.methods import UserError
+from core.lm.tune import Tuned, TuneJob, carry_out, checkpoint_of, logged_steps, longest_allowed, ready_to_train, tell_rows
 from core.records import GuardExample
-from core.words import plural
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
@@ -84,14 +82,7 @@ def _rows(job: SftJob, loaded: Loaded, run: ActiveRun) -> tuple[TrainRows, Train
     limit = longest_allowed(job, loaded, run)
     rows = build_rows(job.train, job.prompt_format, loaded.tokenizer, max_length=limit, on_long=job.on_long_rows)
     held_out = build_rows(job.held_out, job.prompt_format, loaded.tokenizer, max_length=limit, on_long="drop")
-    for made, what in ((rows, "training"), (held_out, "held-out")):
-        for text in lost_rows(made, limit):
-            run.notice(f"{what} rows: {text}", "warning")
-    if not rows.rows:
-        reason = next(iter(rows.refused), f"all are longer than max_length = {limit} tokens")
-        raise UserError(f"None of the {len(job.train):,} rows can be trained in the format {job.prompt_format.name}: {reason}.")
-    run.log(f"{plural(len(rows.rows), 'row')}, {rows.tokens:,} tokens, {rows.answer_tokens:,} of them answer; "
-            f"{plural(len(held_out.rows), 'row')} held out")
+    tell_rows(run, rows, held_out, limit, f"None of the {len(job.train):,} rows can be trained in the format {job.prompt_format.name}")
     return rows, held_out
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core.files import read_json, write_json, write_text
 from core.lm.load import Dtype, Loaded, load_model, save_trained
-from core.lm.sft_rows import OnLong
+from core.lm.sft_rows import OnLong, TrainRows
 from core.methods import UserError
+from core.words import plural
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
@@ -132,6 +133,20 @@ def longest_allowed(job: TuneJob, loaded: Loaded, run: ActiveRun) -> int:
     if limit < job.max_length:
         run.notice(f"max_length is {limit:,} tokens, the model's context, not {job.max_length:,}.")
     return limit
+
+
+def tell_rows(run: ActiveRun, rows: TrainRows, held_out: TrainRows, limit: int, refusal: str) -> None:
+    """Log what is trained on and warn of what was lost.
+
+    Raises: UserError with `refusal` and the reason when no row is left.
+    """
+    for made, what in ((rows, "training"), (held_out, "held-out")):
+        for text in lost_rows(made, limit):
+            run.notice(f"{what} rows: {text}", "warning")
+    if not rows.rows:
+        raise UserError(f"{refusal}: {next(iter(rows.refused), f'all are longer than max_length = {limit} tokens')}.")
+    run.log(f"{plural(len(rows.rows), 'row')}, {rows.tokens:,} tokens, {rows.answer_tokens:,} of them answer; "
+            f"{plural(len(held_out.rows), 'row')} held out")
 
 
 def lost_rows(made: Any, limit: int) -> list[str]:

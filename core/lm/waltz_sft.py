@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.active import ActiveRun
 from core.files import read_json, write_json
 from core.lm.sft import Trained, learn
-from core.lm.tune import TuneJob, longest_allowed, lost_rows, ready_to_train
+from core.lm.tune import TuneJob, longest_allowed, ready_to_train, tell_rows
 from core.methods import UserError
 from core.waltz.protocol import AGENTS, Role
 from core.words import plural
@@ -132,14 +132,7 @@ def _rows(job: TuneJob, loaded: Loaded, share: AgentRun, prepared: PreparedAgent
     share.progress(0, None, "steps", detail="reading rows")
     rows = build_chat_rows(prepared.train(share.role), loaded.tokenizer, share.dir, max_length=limit, on_long=job.on_long_rows)
     held_out = build_chat_rows(prepared.held_out(share.role), loaded.tokenizer, share.dir, max_length=limit, on_long="drop")
-    for made, what in ((rows, "training"), (held_out, "held-out")):
-        for text in lost_rows(made, limit):
-            share.notice(f"{what} rows: {text}", "warning")
-    if not rows.rows:
-        reason = next(iter(rows.refused), f"all are longer than max_length = {limit} tokens")
-        raise UserError(f"None of the rows of {prepared.sets[share.role].source.name} can be trained on: {reason}.")
-    share.log(f"{plural(len(rows.rows), 'row')}, {rows.tokens:,} tokens, {rows.answer_tokens:,} of them answer; "
-              f"{plural(len(held_out.rows), 'row')} held out")
+    tell_rows(share, rows, held_out, limit, f"None of the rows of {prepared.sets[share.role].source.name} can be trained on")
     return rows, held_out
 
 

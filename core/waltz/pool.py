@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import field_validator
 
@@ -25,7 +25,7 @@ from core.chat.saving import Refused
 from core.chat.seen import Seen
 from core.data import chat_sets, find_data, holds_chat, stream_chat, stream_examples
 from core.lineage import ancestors, run_of_model
-from core.methods import Config, FromRun, UserError, setting
+from core.methods import Config, FromRun, UserError, listed, setting
 from core.mining.guarding import GuardTally, marked
 from core.records import GuardExample, Labels, Side, Split, read_records
 from core.rows import RAW_CHARS, BadRow
@@ -56,11 +56,7 @@ class PoolConfig(Config):
     """Models (run:<id>) and sets that have prompts of these already, such as the judge and what the agents learned first: their prompts are
     kept out of the test half."""
 
-    @field_validator("sources", "sides", "seen", mode="before")
-    @classmethod
-    def as_list(cls, value: Any) -> Any:
-        """One item is a list of one."""
-        return ([value] if value.strip() else []) if isinstance(value, str) else value
+    as_list = field_validator("sources", "sides", "seen", mode="before")(listed)
 
     @field_validator("sides")
     @classmethod
