@@ -30,7 +30,7 @@ class Judged:
     prompt: str
     reply: str
     side: Side | None = None
-    """Where the set of prompts says what a prompt is there for. Rules need it; a guard does not."""
+    """Where the set of prompts says what a prompt is there for. Rules need it; a guard takes its own word where it is missing."""
 
 
 class Judge:

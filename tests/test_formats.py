@@ -79,8 +79,9 @@ def test_parsers_take_no_time_on_answers_that_loop(name, unit):
     assert time.perf_counter() - start < 5
 
 
-@pytest.mark.parametrize("name", [name for name, layout in PROMPTS.items() if layout.trainable])
-@pytest.mark.parametrize("example", [REQUEST, REPLY, BOTH], ids=["request", "reply", "both"])
+@pytest.mark.parametrize(("name", "example"), [
+    (name, example) for name, layout in PROMPTS.items() if layout.trainable for example in (REQUEST, REPLY, BOTH)
+    if (name, example) != ("wildguard", REPLY)])  # which answers all three tasks or none
 def test_a_target_parses_back_to_its_labels(name, example):
     layout = PROMPTS[name]
     target = layout.target(example)
@@ -216,6 +217,18 @@ def test_seed_binary_answers(text, label, steps, end):
 ])
 def test_other_guards_answers(name, text, example, expected):
     assert labels_of(PROMPTS[name].parse(text, example)) == expected
+
+
+def test_wildguards_answer_is_written_and_read():
+    layout = PROMPTS["wildguard"]
+    for example in (BOTH, REQUEST):
+        text = layout.target(example)
+        assert labels_of(layout.parse(text, example)) == {task: label for task in TASKS if (label := getattr(example.labels, task))}
+        assert layout.is_complete(text + "\n")
+    assert layout.target(REQUEST) == "Harmful request: yes\nResponse refusal: N/A\nHarmful response: N/A"
+    for example, lacking in ((REPLY, "request"), (BOTH.model_copy(update={"labels": Labels(request="harmful")}), "completion")):
+        with pytest.raises(RowError, match=f"no {lacking} label"):
+            layout.target(example)
 
 
 def test_other_guards_see_the_response_only_when_it_is_judged():
