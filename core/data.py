@@ -79,7 +79,7 @@ def find_chat(ref: str, workspace: Workspace, agent: str = "") -> DataSource:
         if not holds_chat(files[""]):
             raise UserError(_NO_CHAT.format(ref=ref))
         return source
-    wanted = named or agent
+    wanted = named or agent or (next(iter(files)) if len(files) == 1 else "")
     if wanted in files:
         return DataSource(f"{source.name}:{wanted}", files[wanted], run)
     choices = " or ".join(f"{name if named else ref.strip()}:{part}" for part in files)

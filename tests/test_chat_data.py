@@ -332,6 +332,7 @@ def test_a_mix_keeps_the_shares_and_no_row_twice(workspace, tmp_path):
     rows = rows_of(run, "conversation")
     assert Counter(row.split for row in rows) == {"train": 105, "validation": 20}
     assert len({pair_key(row.messages[0]["content"], row.messages[-1]["content"]) for row in rows}) == 125
+    assert find_chat(run.id, workspace).path == run.dir / "conversation.jsonl", "where there is one agent's set, none has to be named"
     everything = execute(workspace, "mix", {"sources": sources})
     assert everything.report["rows"] == 350
     assert execute(workspace, "mix", {"sources": sources, "count": 70}).report["rows"] == 70

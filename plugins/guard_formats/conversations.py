@@ -40,7 +40,8 @@ class ShareGPT(DataFormat):
                                 reasoning=read_reasoning(answer).steps, target=answer, target_format="guardreasoner", **about(row))
         label = read_label(answer)
         if label is None:
-            raise RowError('the last turn holds no "Label: harmful|safe" line and no "Request: ..." answers: chat data, not guard data',
+            raise RowError('the last turn holds no "Label: harmful|safe" line and no "Request: ..." answers: chat data, not guard data '
+                           "(mix, check-data and waltz-sft take such a file as it is)",
                            cls.column)
         labels = gold(label, response, row, cls.column)
         task: Task = "request" if labels.request else "response"
