@@ -119,7 +119,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[], help="numbers of pairs for --memory")
     parser.add_argument("--measure", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    from core.lm.load import pick_device, pick_dtype
+    from core.lm.device import pick_device, pick_dtype
 
     if options.quick:
         from core.lm.tiny import make_tiny

@@ -89,7 +89,8 @@ def arguments() -> argparse.Namespace:
 
 def speed(options: argparse.Namespace) -> int:
     """The contest."""
-    from core.lm.load import load_model, pick_device
+    from core.lm.device import pick_device
+    from core.lm.load import load_model
     from core.lm.template import render_chat
     from core.runs import Workspace
 

@@ -85,7 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    from core.lm.load import pick_device, pick_dtype
+    from core.lm.device import pick_device, pick_dtype
 
     options.device = pick_device(options.device)
     options.dtype = pick_dtype(options.dtype, options.device)

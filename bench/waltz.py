@@ -86,7 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="peak memory of the arrangements")
     parser.add_argument("--memory-child", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    from core.lm.load import pick_device
+    from core.lm.device import pick_device
     from core.lm.tune_setup import hush
     from core.lm.waltz import matrix_dtype
 

@@ -145,7 +145,7 @@ class AgentEval(Method):
 
     def _model_problem(self, ref: str) -> Problem | None:
         from core.lm.agents import find_agents
-        from core.lm.load import find_model
+        from core.lm.find import find_model
 
         try:
             parsed = parse_model_ref(ref)
@@ -197,7 +197,7 @@ class AgentEval(Method):
 
     def _base(self, ref: str) -> str:
         from core.lm.agents import find_agents
-        from core.lm.load import find_model
+        from core.lm.find import find_model
 
         parsed = parse_model_ref(ref)
         if parsed.is_pair:

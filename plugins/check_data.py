@@ -61,7 +61,7 @@ def _counter(model: str, workspace: Workspace) -> Callable[[ChatExample], int] |
     """How many tokens a model sees of a conversation; None where no model is named."""
     if not model:
         return None
-    from core.lm.load import find_model
+    from core.lm.find import find_model
     from core.lm.sft_check import tokenizer_of
     from core.lm.template import render_chat
 

@@ -28,7 +28,7 @@ from core.words import plural
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
-    from core.lm.load import Found
+    from core.lm.find import Found
 
 
 class GuardEval(Method):
@@ -261,7 +261,7 @@ class GuardEval(Method):
         return plan
 
     def _found(self, model: str) -> Found:
-        from core.lm.load import Found, find_model
+        from core.lm.find import Found, find_model
         from core.refs import parse_model_ref
 
         ref = parse_model_ref(model)

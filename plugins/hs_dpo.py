@@ -80,7 +80,7 @@ class HsDpo(Method):
     def check(self, config):
         from core.lm.dpo_check import check
         from core.lm.dpo_data import find_pairs
-        from core.lm.load import find_model
+        from core.lm.find import find_model
 
         for field, find in (("data", lambda: find_pairs(config.data, self.workspace)),
                             ("model", lambda: find_model(config.model, self.workspace.runs_dir)),

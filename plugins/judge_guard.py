@@ -34,7 +34,7 @@ class GuardJudge(Judge):
 
     @property
     def identity(self):
-        from core.lm.load import find_model
+        from core.lm.find import find_model
         from core.refs import parse_model_ref
 
         if not parse_model_ref(self.given).has_weights:
@@ -81,7 +81,7 @@ class GuardJudge(Judge):
 def asked_format(target, workspace):
     """The prompt format of a guard that can judge replies; UserError where the model has none, or one that gives fewer labels."""
     from core.evals.prompting import choose_format
-    from core.lm.load import Found, find_model
+    from core.lm.find import Found, find_model
     from core.refs import parse_model_ref
 
     ref = parse_model_ref(target)

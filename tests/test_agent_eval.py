@@ -314,7 +314,8 @@ def folders(tiny_model, tmp_path_factory):
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from core.lm.load import load_model, save_trained
+    from core.lm.load import load_model
+    from core.lm.save import save_trained
 
     made = {}
     for seed, role in enumerate(AGENTS):

@@ -13,8 +13,10 @@ from core.active import StopRequested
 from core.lm import agents as agents_file
 from core.lm.agents import Agents, Speech, open_agents
 from core.lm.engines import open_engine
+from core.lm.find import find_model
 from core.lm.generate import generate
-from core.lm.load import find_model, load_model, save_trained
+from core.lm.load import load_model
+from core.lm.save import save_trained
 from core.lm.template import render_chat
 from core.lm.tiny import make_tiny
 from core.methods import UserError

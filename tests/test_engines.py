@@ -116,7 +116,8 @@ def add_adapter(base: Path, workspace: Workspace, seed: int) -> str:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from core.lm.load import load_model, save_trained
+    from core.lm.load import load_model
+    from core.lm.save import save_trained
 
     loaded = load_model(str(base), workspace.runs_dir, device="cpu", dtype="float32", trainable=True)
     model = get_peft_model(loaded.model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))

@@ -210,7 +210,7 @@ def test_what_a_run_on_hard_samples_leaves(workspace, data, guard, tiny_model):
     for said in (report["data"]["sha256"], "appendix F", "seed-binary", "learning_rate | 0.001", "false alarm"):
         assert said in card
     assert rows[0].prompt not in card
-    from core.lm.load import find_model
+    from core.lm.find import find_model
 
     model = find_model(f"run:{run.id}", workspace.runs_dir)
     assert (model.prompt_format, model.base) == ("seed-binary", str(tiny_model))

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from core.files import read_json, write_json
-from core.lm import load
+from core.lm import device
+from core.lm.find import find_model
 from core.lm.generate import generate
-from core.lm.load import Loaded, find_model, load_model, save_trained
+from core.lm.load import Loaded, load_model
+from core.lm.save import save_trained
 from core.methods import UserError
 
 
@@ -227,15 +229,15 @@ def test_the_hub_cache_serves_without_network(tiny_model: Path, workspace_dir: P
 
 
 def test_devices_and_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load.pick_device("cpu") == "cpu"
+    assert device.pick_device("cpu") == "cpu"
     for wrong in ("cuda:99", "tpu", "cuda:x"):
         with pytest.raises(UserError, match=wrong):
-            load.pick_device(wrong)
+            device.pick_device(wrong)
     for flag, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(load, "_cpu_has_bf16", lambda flag=flag: flag)
-        assert load.pick_dtype("auto", "cpu") == expected
+        monkeypatch.setattr(device, "_cpu_has_bf16", lambda flag=flag: flag)
+        assert device.pick_dtype("auto", "cpu") == expected
     with pytest.raises(UserError, match="float16"):
-        load.pick_dtype("float16", "cpu")
+        device.pick_dtype("float16", "cpu")
 
 
 def test_four_bit_on_the_cpu(tiny_model: Path, workspace_dir: Path) -> None:

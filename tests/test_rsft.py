@@ -9,7 +9,8 @@ import pytest
 from core.active import ActiveRun, StopRequested
 from core.files import read_json
 from core.jobs import continue_run, create, resume, submit
-from core.lm.load import find_model, load_model
+from core.lm.find import find_model
+from core.lm.load import load_model
 from core.lm.tune import logged_steps
 from core.methods import UserError, validate
 from core.preflight import look

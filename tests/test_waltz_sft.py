@@ -67,7 +67,7 @@ def settings(tmp_path, tiny_model):
 
 @pytest.fixture
 def tokenizer(tiny_model, workspace):
-    from core.lm.load import find_model
+    from core.lm.find import find_model
 
     return load_tokenizer(find_model(str(tiny_model), workspace.runs_dir))[0]
 

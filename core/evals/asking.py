@@ -22,7 +22,7 @@ from core.words import plural
 if TYPE_CHECKING:
     from core.active import ActiveRun
     from core.lm.engines import EngineName
-    from core.lm.load import Found
+    from core.lm.find import Found
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core.files import write_json
 from core.lm.batch_prefix import SharedPrefix
+from core.lm.device import Dtype
+from core.lm.find import CARD, NO_ADAPTER, Found, find_model
 from core.lm.generate import generate
-from core.lm.load import CARD, NO_ADAPTER, Dtype, Found, Loaded, Quantization, find_model, load_beside, load_model, save_trained
+from core.lm.load import Loaded, Quantization, load_beside, load_model
+from core.lm.save import save_trained
 from core.lm.template import render_chat, template_hash
 from core.methods import UserError
 from core.records import Said

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.lm.device import pick_device
 from core.lm.dpo import format_of
 from core.lm.dpo_data import PreparedPairs
 from core.lm.dpo_rows import PairRows, build_pairs
 from core.lm.dpo_setup import CPU_PASS
-from core.lm.load import pick_device
 from core.lm.sft_check import (
     MOST_COUNTED,
     Counted,

@@ -16,7 +16,7 @@ from core.runs import Workspace
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
-    from core.lm.load import Found
+    from core.lm.find import Found
 
 UNKNOWN = "\0"
 """Stands for the judged prompt of a pair that does not name it; no prompt is like it."""
@@ -101,7 +101,7 @@ class PreparedPairs:
 
 def prepare_pairs(config: Any, workspace: Workspace, run: ActiveRun | None = None) -> PreparedPairs:
     """`config` is that of the `hs-dpo` method, or one with the same fields."""
-    from core.lm.load import find_model
+    from core.lm.find import find_model
 
     source = find_pairs(config.data, workspace)
     found = find_model(config.model, workspace.runs_dir)

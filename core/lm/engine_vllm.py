@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from core.lm.device import Dtype, pick_device, pick_dtype
 from core.lm.engine_window import Asked, requests, through
 from core.lm.engines import Engine, Prompt, rendered
+from core.lm.find import find_model
 from core.lm.generate import CHECK_EVERY, END_OF_TURN, Generated
-from core.lm.load import Dtype, Quantization, find_model, load_tokenizer, pick_device, pick_dtype
+from core.lm.load import Quantization, load_tokenizer
 from core.methods import UserError
 from core.refs import ModelRef
 

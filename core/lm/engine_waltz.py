@@ -22,7 +22,8 @@ from core.waltz.protocol import Messages, Opening, Rules, Turn, play
 from core.waltz.rules_file import rules_of
 
 if TYPE_CHECKING:
-    from core.lm.load import Dtype, Quantization
+    from core.lm.device import Dtype
+    from core.lm.load import Quantization
     from core.refs import ModelRef
     from core.runs import Workspace
 

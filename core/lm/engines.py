@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.lm import generate, load, template
 from core.lm.batch_prefix import SharedPrefix
+from core.lm.device import Dtype, pick_device
 from core.lm.generate import Generated
-from core.lm.load import Dtype, Loaded, Quantization, pick_device
+from core.lm.load import Loaded, Quantization
 from core.methods import UserError
 from core.refs import ModelRef, parse_model_ref
 

@@ -6,8 +6,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from core.answer_cost import ANSWER_TOKENS, CPU_PARAMETERS, CPU_TOKENS
+from core.lm.device import pick_device
 from core.lm.grpo_rows import RowChoice
-from core.lm.load import pick_device
 from core.lm.sft_check import packages, shape_at, tokenizer_of
 from core.lm.sft_cost import FIXED_SECONDS, adapter_parameters, available_bytes, guess_seconds, peak_bytes, train_flops
 from core.lm.sft_rows import render_prompt

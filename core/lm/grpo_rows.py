@@ -23,7 +23,7 @@ from core.runs import Run
 from core.words import plural
 
 if TYPE_CHECKING:
-    from core.lm.load import Found
+    from core.lm.find import Found
     from core.runs import Workspace
 
 MINER = "mine-hard-samples"
@@ -111,7 +111,7 @@ def is_mined(source: DataSource) -> bool:
 
 def choose_rows(config: Any, workspace: Workspace, tasks: tuple[Task, ...]) -> RowChoice:
     """Everything about data and format. `config` is that of the `grpo` method; `tasks` are those that its reward counts."""
-    from core.lm.load import find_model
+    from core.lm.find import find_model
 
     source = find_rows(config.data, workspace)
     found = find_model(config.model, workspace.runs_dir)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from core.lm.device import pick_device, pick_dtype
 from core.lm.embedded import embedded_folder, embedded_ready
-from core.lm.load import TOKENIZER_FILES, Found, pick_device, pick_dtype
+from core.lm.find import TOKENIZER_FILES, Found
 from core.lm.sft_cost import (
     FIXED_SECONDS,
     Shape,

@@ -16,7 +16,7 @@ from core.split_guard import GuardedRows, guard_rows
 from core.splits import assign_splits
 
 if TYPE_CHECKING:
-    from core.lm.load import Found
+    from core.lm.find import Found
     from core.runs import Workspace
 
 SPLIT_SEED = 42
@@ -50,7 +50,7 @@ def learnable_rows(ref: str, workspace: Workspace) -> list[GuardExample]:
 
 def prepare(config: Any, workspace: Workspace) -> Prepared:
     """Everything about data and format. `config` is that of the `rsft` method, or one with the same fields."""
-    from core.lm.load import find_model
+    from core.lm.find import find_model
 
     source = find_data(config.data, workspace)
     found = find_model(config.model, workspace.runs_dir)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.files import read_json, write_json, write_text
-from core.lm.load import Dtype, Loaded, load_model, save_trained
+from core.lm.device import Dtype
+from core.lm.load import Loaded, load_model
+from core.lm.save import save_trained
 from core.lm.sft_rows import OnLong, TrainRows
 from core.methods import UserError
 from core.words import plural

@@ -8,8 +8,9 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from core.lm.device import pick_device, pick_dtype
 from core.lm.four_bit import keep_differentiable
-from core.lm.load import Loaded, pick_device, pick_dtype
+from core.lm.load import Loaded
 from core.lm.tune import TuneJob, ranks
 from core.methods import UserError
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from core.lm.load import Dtype
+from core.lm.device import Dtype
 from core.waltz.protocol import AGENTS, Opening, Role, Rules
 from core.waltz.rewards import DirRule, RewardRule
 
@@ -187,7 +187,7 @@ def waltz(job: WaltzJob, run: ActiveRun) -> Waltzed:
 
 def matrix_dtype(asked: str, device: str) -> Any:
     """float32 or bfloat16. float16 would need loss scaling, so GPUs without bfloat16 train in float32."""
-    from core.lm.load import pick_dtype
+    from core.lm.device import pick_dtype
 
     kind = pick_dtype(asked, device)
     return "float32" if kind == "float16" else kind

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from core.answer_cost import CPU_PARAMETERS, CPU_TOKENS
 from core.judges import judge_problem
 from core.lm.agents import AgentsRef, agent_refs, find_agents
-from core.lm.load import Found, pick_device
+from core.lm.device import pick_device
+from core.lm.find import Found
 from core.lm.sft_check import shape_at, tokenizer_of
 from core.lm.sft_cost import FIXED_SECONDS, adapter_parameters, available_bytes, guess_seconds, peak_bytes, train_flops
 from core.lm.template import render_chat

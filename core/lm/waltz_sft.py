@@ -105,7 +105,7 @@ def _finished(share: AgentRun, prepared: PreparedAgents) -> AgentDone | None:
 
 
 def _train(job: TuneJob, share: AgentRun, prepared: PreparedAgents) -> AgentDone:
-    from core.lm.load import save_trained
+    from core.lm.save import save_trained
 
     role = share.role
     loaded, model, device = ready_to_train(job, share)

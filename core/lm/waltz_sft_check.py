@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.chat.checked import check_problem
-from core.lm.load import pick_device
+from core.lm.device import pick_device
 from core.lm.sft_check import (
     MOST_COUNTED,
     Counted,

@@ -29,7 +29,7 @@ from core.waltz.protocol import AGENTS, Role
 from core.waltz.rules_file import RulesSeen
 
 if TYPE_CHECKING:
-    from core.lm.load import Found
+    from core.lm.find import Found
     from core.runs import Workspace
 
 SPLIT_SEED = 42

@@ -21,7 +21,7 @@ from core.waltz.evaluate import AT_ONCE, Speaker
 from core.waltz.protocol import Opening, Rules, Turn, conversation_turn, play
 
 if TYPE_CHECKING:
-    from core.lm.load import Dtype
+    from core.lm.device import Dtype
     from core.runs import Workspace
 
 

@@ -13,7 +13,7 @@ from core.words import plural
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
-    from core.lm.load import Found
+    from core.lm.find import Found
 
 BEGUN = "begun.json"
 _WORDS = {"data_sha256": "data", "model": "model", "usable_rows": "data or the registered test sets"}

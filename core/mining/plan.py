@@ -15,7 +15,7 @@ from core.refs import parse_model_ref
 from core.words import plural
 
 if TYPE_CHECKING:
-    from core.lm.load import Found
+    from core.lm.find import Found
     from core.runs import Workspace
 
 
@@ -45,7 +45,7 @@ def make_plan(config: Any, workspace: Workspace) -> Plan:
 
 def asked_model(config: Any, workspace: Workspace) -> tuple[Found, Any, str]:
     """(the model, the format it is asked in, what to know about it); UserError for a model that cannot be mined."""
-    from core.lm.load import Found, find_model
+    from core.lm.find import Found, find_model
 
     ref = parse_model_ref(config.model)
     found = Found(str(ref), str(ref), "") if ref.kind == "openai" else find_model(ref, workspace.runs_dir)
