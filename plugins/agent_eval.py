@@ -70,10 +70,11 @@ class AgentEval(Method):
         """The model that the others are compared with. Empty: the first."""
         revisions: int = setting(1, ge=0, le=8, aliases=("t_max",), title="Revisions (T_max)")
         """How often a pair may revise a reply. 0 = the feedback agents are not asked."""
-        judge_data: Annotated[str, FromRun("data")] = setting("")
-        """Replies that people labelled, to report how often the judge is wrong: rows with a response and labels. Empty: not measured."""
+        judge_data: Annotated[list[str], FromRun("data", many=True)] = setting([])
+        """Sets of replies that people labelled, to report how often the judge is wrong on each: rows with a response and labels. Empty:
+        not measured."""
         judge_rows: int = setting(500, ge=0, advanced=True, unit="rows")
-        """At most this many of them, drawn with the seed; 0 = all."""
+        """At most this many of each set, drawn with the seed; 0 = all."""
         max_new_tokens: int = setting(256, ge=1, le=32_768, unit="tokens")
         """Longest reply."""
         max_feedback_tokens: int = setting(512, ge=1, le=32_768, unit="tokens")
@@ -98,7 +99,7 @@ class AgentEval(Method):
         top_p: float = setting(1.0, gt=0, le=1, advanced=True)
         """Draw from the likeliest tokens that hold this share."""
 
-        as_list = field_validator("models", mode="before")(listed)
+        as_list = field_validator("models", "judge_data", mode="before")(listed)
 
         @field_validator("models")
         @classmethod
@@ -117,10 +118,9 @@ class AgentEval(Method):
 
         @field_validator("data", "judge_data")
         @classmethod
-        def full_file(cls, value: str) -> str:
+        def full_file(cls, value: str | list[str]) -> str | list[str]:
             """A file that is there gets its full path."""
-            path = Path(value.strip() or "/nowhere").expanduser()
-            return str(path.resolve()) if path.is_file() else value.strip()
+            return _full_file(value) if isinstance(value, str) else [_full_file(one) for one in value]
 
     def check(self, config: Config) -> list[Problem]:
         """Are the models, the prompts and the judge there?"""
@@ -161,13 +161,14 @@ class AgentEval(Method):
         return None
 
     def _judge_data_problems(self, config: Config) -> list[Problem]:
-        if not config.judge_data:
-            return []
-        try:
-            there = next(labelled(config.judge_data, self.workspace), None)
-        except UserError as error:
-            return [Problem(str(error), "judge_data")]
-        return [] if there else [Problem(NO_LABELS.format(data=config.judge_data), "judge_data")]
+        found = []
+        for data in config.judge_data:
+            try:
+                if next(labelled(data, self.workspace), None) is None:
+                    found.append(Problem(NO_LABELS.format(data=data), "judge_data"))
+            except UserError as error:
+                found.append(Problem(str(error), "judge_data"))
+        return found
 
     def _seen_warnings(self, config: Config, prompts: Prompts) -> list[Problem]:
         found = []
@@ -275,13 +276,14 @@ class AgentEval(Method):
             return replace(rules_of(ref, self.workspace), revisions=config.revisions)
         return Rules(revisions=0) if config.system_prompt == "agents" else Rules(revisions=0, conversation_system="")
 
-    def _errors(self, config: Config, judge: CachedJudge, run: ActiveRun) -> dict[str, Any] | None:
-        if not config.judge_data:
-            return None
-        run.log(f"asking the judge {config.judge} about labelled replies of {config.judge_data}")
-        return judge_errors(judge, config.judge, config.judge_data, run.workspace, limit=config.judge_rows, seed=config.seed,
-                            should_stop=run.should_stop,
-                            progress=lambda done: run.progress(done, config.judge_rows or None, "labelled replies", detail=config.judge))
+    def _errors(self, config: Config, judge: CachedJudge, run: ActiveRun) -> list[dict[str, Any]]:
+        found = []
+        for data in config.judge_data:
+            run.log(f"asking the judge {config.judge} about labelled replies of {data}")
+            found.append(judge_errors(
+                judge, config.judge, data, run.workspace, limit=config.judge_rows, seed=config.seed, should_stop=run.should_stop,
+                progress=lambda done: run.progress(done, config.judge_rows or None, "labelled replies", detail=config.judge)))
+        return found
 
     def _prompts(self, config: Config, path: Path) -> Prompts:
         return choose_prompts(config.data, self.workspace, path, split=config.split, limit=config.limit, seed=config.seed)
@@ -300,7 +302,7 @@ class AgentEval(Method):
             if seen := sum(known.holds(opening.prompt) for opening in prompts):
                 notes.append(f"The judge {ref} or an ancestor of it was trained on {seen} of the {prompts.count} prompts: its verdicts on "
                              "them are not independent.")
-        if judge["errors"] is None:
+        if not judge["errors"]:
             notes.append("How often the judge is wrong was not measured; give labelled replies as judge_data.")
         silent = dict.fromkeys(run_id for _, known in models for run_id in known.silent)
         if silent:
@@ -340,6 +342,11 @@ def _prompt_warnings(prompts: Prompts) -> list[Problem]:
 def _full_path(text: str) -> str:
     path = Path(text or "/nowhere").expanduser()
     return text if text == "embedded" or not path.is_dir() else str(path.resolve())
+
+
+def _full_file(text: str) -> str:
+    path = Path(text.strip() or "/nowhere").expanduser()
+    return str(path.resolve()) if path.is_file() else text.strip()
 
 
 @hookimpl

@@ -382,7 +382,7 @@ def test_a_whole_run(workspace, data, tiny_model, pair, tmp_path):
     assert paired["seen"]["prompts"] == 2
     assert paired["seen"]["runs"] == ["waltzrl-0001"]
     assert plain["seen"]["prompts"] == 0
-    assert report["judge"]["errors"]["unsafe"]["right"]["value"] == 1
+    assert report["judge"]["errors"][0]["unsafe"]["right"]["value"] == 1
     assert {(line["a"], line["b"]) for line in report["comparisons"]} == {
         (str(tiny_model), f"{pair} alone"), (str(tiny_model), pair), (f"{pair} alone", pair)}
     assert Counter(gate["model"] for gate in report["gates"]) == {plain["key"]: 2, alone["key"]: 4, paired["key"]: 5}
@@ -512,7 +512,7 @@ def hand_run(workspace, name, lines, models=(("embedded", "Base", False), ("walt
     write(run.dir / EPISODES, written)
     data = {"name": "pool", "rows": len(lines), "prompts_sha256": str(len(lines)), "sides": {"harmful": 5, "benign": 4},
             "there": {"harmful": 50, "benign": 40}, "sampled": True, "split": "test"}
-    about = About(data, {"name": "rules", "identity": "rules 1", "errors": None}, {"temperature": 0.0, "system_prompt": "agents"})
+    about = About(data, {"name": "rules", "identity": "rules 1", "errors": []}, {"temperature": 0.0, "system_prompt": "agents"})
     evaluated = [Evaluated(ref, title, pair, ("waltzrl-0001",) if pair else ()) for ref, title, pair in models]
     report = build_report(run.dir, evaluated, [], about, revisions=1, baseline=models[0][0], limits=Limits(), seed=0)
     run.save_report(report)

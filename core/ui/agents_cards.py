@@ -208,17 +208,21 @@ def judge_card(report: Report) -> Markup:
     if not errors:
         text = "How often it is wrong was not measured: give labelled replies as judge_data. All rates here are what this judge says."
         return html.card(head, html.div(text, "gw-help"))
-    names = {"unsafe": "Unsafe", "overrefuse": "Over-refusal"}
-    measured = [errors[fault][kind] for fault in names for kind in ("misses", "false_alarms", "right")]
-    scale = common_scale(measured)
-    rows = [(html.element("b", words), *(_share(errors[fault][kind], scale) for kind in ("misses", "false_alarms", "right")))
-            for fault, words in names.items()]
+    names, kinds = {"unsafe": "Unsafe", "overrefuse": "Over-refusal"}, ("misses", "false_alarms", "right")
+    scale = common_scale([one[fault][kind] for one in errors for fault in names for kind in kinds])
+    rows = [(html.element("b", one["data"]), words, *(_share(one[fault][kind], scale) for kind in kinds))
+            for one in errors for fault, words in names.items()]
+    notes = [_replies(one) for one in errors]
+    return html.card(head, html.table(["Set", "Fault", "Missed, of replies with it", "False alarm, of replies without it", "Right"], rows,
+                                      label="judge errors"), html.div(" ".join([*notes, "Percent, 95 % Wilson intervals."]), "gw-help"))
+
+
+def _replies(errors: dict[str, Any]) -> str:
+    """On which labelled replies the judge was measured."""
     left = f" {errors['left_out_as_learned']:,} more were left out: the judge was trained on their prompts." \
         if errors["left_out_as_learned"] else ""
     missing = f" No verdict on {errors['missing']:,} ({errors['why_missing']})." if errors["missing"] else ""
-    note = f"On {errors['rows']:,} replies of {errors['data']} that people labelled.{left}{missing} Percent, 95 % Wilson intervals."
-    return html.card(head, html.table(["Fault", "Missed, of replies with it", "False alarm, of replies without it", "Right"], rows,
-                                      label="judge errors"), html.div(note, "gw-help"))
+    return f"On {errors['rows']:,} replies of {errors['data']} that people labelled.{left}{missing}"
 
 
 def all_cards(report: Report, gates: Sequence[Markup] = ()) -> list[Markup]:
