@@ -197,9 +197,9 @@ def test_compare_shows_only_what_differs(workspace):
     assert differing([{"a": 1, "b": {"c": 2}, "d": "x"}, {"a": 1, "b": {"c": 3}}]) == [("b.c", ["2", "3"]), ("d", ["x", "not set"])]
     first = make(workspace, "rsft-0001", config={"lr": 1e-4, "data": "demo"})
     second = make(workspace, "rsft-0002", config={"lr": 5e-5, "data": "demo"})
-    for step, loss in ((1, 2.0), (2, 1.5)):
+    for step, loss in ((1, 2.0), (2, 9.0), (3, 9.0), (2, 1.5), (3, 1.4)):  # killed after step 3, resumed from a checkpoint after step 1
         add_event(first.dir, "metrics", step=step, loss=loss, eval_loss=loss + 0.1)
-    assert curves(first) == {"loss": [(1, 2.0), (2, 1.5)], "eval_loss": [(1, 2.1), (2, 1.6)]}
+    assert curves(first) == {"loss": [(1, 2.0), (2, 1.5), (3, 1.4)], "eval_loss": [(1, 2.1), (2, 1.6), (3, 1.5)]}
     table = str(compare_card([first, second]))
     assert "lr" in table
     assert "demo" not in table

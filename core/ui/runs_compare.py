@@ -51,14 +51,14 @@ def compare_table(runs: Sequence[Run]) -> Markup:
 
 
 def curves(run: Run) -> dict[str, list[tuple[float, float]]]:
-    """{metric: [(step, value)]} of the losses a run wrote."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    """{metric: [(step, value)]} of the losses a run wrote, in order. Of a step that a resumed run did twice the later value counts."""
+    found: dict[str, dict[float, float]] = {}
     for event in run.events("metrics"):
         for name in LOSSES:
             value = event.get(name)
             if isinstance(value, (int, float)):
-                found.setdefault(name, []).append((event.get("step", 0), value))
-    return found
+                found.setdefault(name, {})[event.get("step", 0)] = value
+    return {name: sorted(points.items()) for name, points in found.items()}
 
 
 def compare_card(runs: Sequence[Run]) -> Markup:
