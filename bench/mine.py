@@ -294,9 +294,11 @@ def memory_child(rows: int) -> int:
 
 
 def memory_texts(rows: int) -> Iterator[str]:
-    """Prompts of 5 to 60 words, made as they are needed."""
+    """Prompts of 5 to 60 words, made as they are needed. Of many words, as real prompts are: the tokenizer remembers the last 10,000 words
+    it has seen, and 1,000 rows have to fill that as well as 100,000 do."""
     for row in range(rows):
-        yield f"request {row}: " + "please explain " * (2 + row * 7 % 28)
+        words = 4 + row * 7 % 56
+        yield f"request {row}: " + " ".join(f"w{(row * 61 + place) * 7919 % 20011}" for place in range(words))
 
 
 def resident(name: str) -> int:
