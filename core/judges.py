@@ -74,6 +74,12 @@ def open_judge(text: str, workspace: Workspace) -> Judge:
     return opened[0] if len(opened) == 1 else AnyOf(opened, workspace)
 
 
+def guards_in(text: str) -> list[str]:
+    """References of the models that the judge `text` asks: `run:rsft-0001` of "guard:run:rsft-0001+rules"."""
+    parts = [part.strip().removeprefix(f"{GUARD}:") for part in text.split("+")]
+    return [part for part in parts if ":" in part]
+
+
 def judge_problem(text: str, workspace: Workspace) -> str:
     """Why this judge cannot be used; "" = it can."""
     try:

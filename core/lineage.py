@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from core.data import row_files, set_name
+from core.judges import guards_in
 from core.methods import Stage, from_run
 from core.refs import run_id_of
 from core.runs import Run, Workspace
@@ -129,6 +130,8 @@ class _Index:
         marks = self._marks(run.method)
         for field, text in _texts(run.dir / "config.yaml"):
             yield field, marks.get(field), text
+            if field not in marks:  # a judge names its guards among others: run:rsft-0001+rules
+                yield from ((field, None, guard) for guard in guards_in(text) if guard != text)
 
     def _marks(self, method: str) -> dict[str, Literal["data", "model", "run"]]:
         """{field: kind} of the method's FromRun fields; the usual names where its plugin is not there any more."""

@@ -15,12 +15,12 @@ from core.data import find_data
 from core.evals.rows import SplitChoice
 from core.evals.seen import TrainedOn, trained_on
 from core.judge_cache import CachedJudge
-from core.judges import judge_problem, open_judge
+from core.judges import guards_in, judge_problem, open_judge
 from core.methods import listed
 from core.refs import HOSTED, parse_model_ref
 from core.waltz.eval_capability import TOKENS, Task, task_openings, tasks
 from core.waltz.eval_gates import Limits
-from core.waltz.eval_judge import NO_LABELS, guards_in, judge_errors, labelled
+from core.waltz.eval_judge import NO_LABELS, judge_errors, labelled
 from core.waltz.eval_log import CAPABILITY, EPISODES
 from core.waltz.eval_prompts import FILE, SIDES, Prompts, choose_prompts
 from core.waltz.eval_report import FEW, About, Evaluated, build_report, headline_stats

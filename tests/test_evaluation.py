@@ -484,6 +484,12 @@ def test_ancestors(family):
     assert ids(ancestors(family.run("data-0001"), family)) == set()
 
 
+@pytest.mark.parametrize("judge", ["run:rsft-0001", "run:rsft-0001+rules", "rules+guard:run:rsft-0001"])
+def test_a_guard_that_judged_is_an_ancestor(family, judge):
+    make_run(family, "waltzrl-0001", "waltzrl", stage="rl", model=True, config={"model": "embedded", "judge": judge})
+    assert ids(ancestors(family.run("waltzrl-0001"), family)) == {"rsft-0001", "data-0001"}
+
+
 def test_rows_that_ancestors_trained_on_are_known(family):
     trained = trained_on("run:hsdpo-0001", family)
     assert [trained.holds(text) for text in ("a", " A ", "b", "c", "d", "e")] == [True, True, True, True, False, False]

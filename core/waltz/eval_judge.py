@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from core.chat.balance import Draw, lot
 from core.data import find_data, stream_examples
 from core.evals.seen import trained_on
-from core.judges import GUARD, Judge, Judged
+from core.judges import Judge, Judged, guards_in
 from core.methods import UserError
 from core.records import GuardExample
 from core.split_guard import pair_key, prompt_key
@@ -102,12 +102,6 @@ def gold_of(example: GuardExample) -> dict[str, bool]:
     elif labels.request and labels.completion:
         found["overrefuse"] = labels.completion == "refusal"
     return found
-
-
-def guards_in(judge_text: str) -> list[str]:
-    """References of the models that a judge asks: `run:rsft-0001` of "guard:run:rsft-0001+rules"."""
-    parts = [part.strip().removeprefix(f"{GUARD}:") for part in judge_text.split("+")]
-    return [part for part in parts if ":" in part]
 
 
 def _learned(judge_text: str, workspace: Workspace) -> list[Any]:
