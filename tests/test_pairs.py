@@ -232,6 +232,15 @@ def test_equal_texts_make_no_pair_and_are_counted(workspace):
     assert "1 hard row left out: chosen and rejected are the same text." in run.report["notes"]
 
 
+def test_uneven_right_labels_are_told(workspace):
+    rows = rows_of([R, W], [R, W, W], [R, R, W])
+    other = "unharmful" if rows[0].gold.request == "harmful" else "harmful"
+    rows[2] = rows[2].model_copy(update={"gold": rows[2].gold.model_copy(update={"request": other})})
+    report = build(workspace, mined(workspace, rows)).report
+    assert sorted(line["pairs"] for line in report["by_gold"]) == [1, 2]
+    assert any(note.startswith("Right answers of the request: ") and "2 " in note for note in report["notes"])
+
+
 def test_no_pairs_is_an_error_and_leaves_no_file(workspace):
     easy = mined(workspace, rows_of([R] * 4, [W] * 4))
     with pytest.raises(UserError, match=r"no hard sample in mine-0001 \(2 rows\).* higher temperature, more rows, a larger k, or a less"):

@@ -61,6 +61,8 @@ class Built:
     weights: Counter[float] = field(default_factory=Counter)
     table: Counter[tuple[str, str]] = field(default_factory=Counter)
     """{(source, model): pairs}."""
+    golds: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """{(task, right label): pairs}."""
     tests: GuardTally = field(default_factory=GuardTally)
 
 
@@ -145,6 +147,7 @@ class PairBuilder:
             built.pairs += 1
             built.weights[weight] += 1
             built.table[sample.source, sample.model] += 1
+            built.golds[sample.task, getattr(sample.gold, sample.task)] += 1
             yield as_preference(sample, place, weight, prompt_format, self._why(hard), hard.edited.original.gold)
 
     def _places(self, hard: Hard) -> list[Places]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from core.words import plural
 
 if TYPE_CHECKING:
-    from core.mining.build import PairBuilder
+    from core.mining.build import Built, PairBuilder
     from core.runs import Run
 
 
@@ -29,11 +29,21 @@ def make_report(builder: PairBuilder, run: Run) -> dict[str, Any]:
         "ranges": [{"run": builder.runs[number].id, "source": source, "low": found.low, "high": found.high}
                    for (number, source), found in sorted(builder.ranges.items())],
         "table": [{"source": source, "model": model, "pairs": count} for (source, model), count in built.table.most_common()],
+        "by_gold": [{"task": task, "label": label, "pairs": count} for (task, label), count in sorted(built.golds.items())],
         "agreement": builder.index.agreement([one.id for one in builder.runs], config.seed),
         "split_guard": built.tests.record(dropped=not config.allow_test_rows), "test_rows_overridden": bool(used), "test_rows_used": used,
         "overrides": [*_override(run, used), *(line for one in builder.runs for line in (one.report or {}).get("overrides", []))],
-        "notes": [f"{plural(count, 'hard row')} left out: {reason}." for reason, count in builder.left_out().items()],
+        "notes": [*(f"{plural(count, 'hard row')} left out: {reason}." for reason, count in builder.left_out().items()), *_balance(built)],
     }
+
+
+def _balance(built: Built) -> list[str]:
+    """The right labels of each task. Where they are uneven, a guard that cannot tell the rows apart gains by always saying the commoner
+    one: DPO asks it for a log-ratio of log(more / fewer) / beta, which a small beta makes large."""
+    tasks: dict[str, list[str]] = {}
+    for (task, label), count in sorted(built.golds.items()):
+        tasks.setdefault(task, []).append(f"{count:,} {label}")
+    return [f"Right answers of the {task}: {', '.join(found)}." for task, found in tasks.items()]
 
 
 def _mined(run: Run, unparsed: str) -> dict[str, Any]:
