@@ -268,6 +268,7 @@ def memory_child(rows: int) -> int:
     import torch  # noqa: F401  the libraries' own memory is not what is measured
     import transformers
 
+    from bench.memory import resident
     from core.answer_log import AnswerLog
     from core.lm.engines import open_engine
     from core.lm.tiny import make_tiny
@@ -299,14 +300,6 @@ def memory_texts(rows: int) -> Iterator[str]:
     for row in range(rows):
         words = 4 + row * 7 % 56
         yield f"request {row}: " + " ".join(f"w{(row * 61 + place) * 7919 % 20011}" for place in range(words))
-
-
-def resident(name: str) -> int:
-    """VmRSS (now) or VmHWM (the peak of this process) in bytes. Linux only; getrusage would count the parent's peak as well."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("/proc/self/status has no memory figures here; this check needs Linux.")
 
 
 if __name__ == "__main__":

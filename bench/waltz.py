@@ -391,6 +391,7 @@ def memory_child(options: argparse.Namespace) -> dict[str, int]:
     import torch
     import transformers
 
+    from bench.memory import resident
     from core.lm import agents, waltz_update  # noqa: F401
 
     transformers.LlamaForCausalLM  # noqa: B018  loads the lazy module
@@ -415,14 +416,6 @@ def held_bytes(models: Sequence[Any], optimizers: Sequence[Any]) -> int:
     tensors |= {value.data_ptr(): value for optimizer in optimizers for state in optimizer.state.values() for value in state.values()
                 if isinstance(value, torch.Tensor)}
     return sum(one.numel() * one.element_size() for one in tensors.values())
-
-
-def resident(name: str) -> int:
-    """VmRSS (now) or VmHWM (the peak of this process) in bytes. Linux only; getrusage would count the parent's peak as well."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("/proc/self/status has no memory figures here; this check needs Linux.")
 
 
 if __name__ == "__main__":
