@@ -63,7 +63,8 @@ def listed(value: Any) -> Collection[Any]:
 class FromRun:
     """Marks a field that takes another run's output: `data: Annotated[str, FromRun("data")]`.
 
-    kind "data": an imported set's name, a run id, or a file path; runs of `methods`, when given, will do as data, too.
+    kind "data": an imported set's name, a run id, or a file path; runs of `methods`, when given, will do as data, too. chat: sets of
+    conversations are offered instead of labelled rows.
     kind "model": any model reference (core/refs.py).
     kind "run": a run id only, of the methods in `methods` when given.
     """
@@ -71,6 +72,7 @@ class FromRun:
     kind: Literal["data", "model", "run"]
     methods: tuple[str, ...] = ()
     many: bool = False
+    chat: bool = False
 
 
 @dataclass(frozen=True)

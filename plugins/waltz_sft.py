@@ -32,9 +32,9 @@ class WaltzSft(Method):
     class Config(EpochsConfig):
         """Settings of the fine-tuning of both agents."""
 
-        conversation: Annotated[str, FromRun("data")] = setting(aliases=("conversation_data",))
+        conversation: Annotated[str, FromRun("data", chat=True)] = setting(aliases=("conversation_data",))
         """What the conversation agent learns from: a set of conversations. The last message of each is learned."""
-        feedback: Annotated[str, FromRun("data")] = setting(aliases=("feedback_data",))
+        feedback: Annotated[str, FromRun("data", chat=True)] = setting(aliases=("feedback_data",))
         """What the feedback agent learns from: conversations whose last message is feedback with labels (JSON or a safety score)."""
         model: Annotated[str, FromRun("model")] = setting("embedded", aliases=("base_model", "model_name_or_path"))
         """What both start from: embedded, hf:<hub id>, a folder, run:<id>, or both agents of a run, waltz:<id>. Adapters go on."""

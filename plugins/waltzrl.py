@@ -54,6 +54,7 @@ class WaltzRL(Method):
     summary = ("A feedback agent reads each reply and asks for a better one where it is unsafe or refuses without need; it earns what the "
                "revision gained. Then both learn together.")
     stage = Stage.RL
+    leads = True
     paper = "https://arxiv.org/abs/2510.08240"
     makes = ("model",)
     presets = {"rehearsal": REHEARSAL, "paper": PAPER, "seed-plan": SEEDS}

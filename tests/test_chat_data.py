@@ -15,13 +15,14 @@ from core.chat.labelled import Verdicts, feedback_row, verdicts
 from core.chat.messages import agent_of, asked, conversation, shape_problem
 from core.data import chat_sets, find_chat, find_data, stream_chat
 from core.lineage import ancestors
-from core.methods import UserError
+from core.methods import FromRun, UserError
 from core.records import ChatExample, GuardExample, Labels, read_jsonl, read_records
 from core.rows import BadRow
 from core.runs import REPOSITORY, Workspace
 from core.split_guard import guard_rows as guard_rows_of
 from core.split_guard import pair_key, prompt_key
 from core.ui import chat_rows, data_rows
+from core.ui.references import choices_for
 from core.waltz.feedback import question, read_feedback
 from core.waltz.prompts import openings
 from tests.helpers import execute, write
@@ -143,6 +144,9 @@ def test_both_agents_get_their_set_under_one_name(workspace, genesis_file, form)
         assert agent_of(talk) == "conversation"
         read = read_feedback(said.messages[-1]["content"])
         assert (read.malformed, read.unsafe, read.overrefuse) == ("", False, False)
+    offered = [value for _, value in choices_for(workspace, FromRun("data", chat=True))]
+    assert offered == ["genesis:conversation", "genesis:feedback"]
+    assert choices_for(workspace, FromRun("data")) == [], "what trains guards is not offered conversations"
     assert find_chat("genesis:feedback", workspace).path == run.dir / "feedback.jsonl"
     assert find_chat("genesis", workspace, "conversation").path == run.dir / "conversation.jsonl"
     assert find_chat(f"run:{run.id}:feedback", workspace).path == run.dir / "feedback.jsonl"

@@ -32,7 +32,7 @@ MOST_WORDS = 1500
 class CheckConfig(Config):
     """Which set, and how strict each rule is."""
 
-    data: Annotated[str, FromRun("data")] = setting(min_length=1)
+    data: Annotated[str, FromRun("data", chat=True)] = setting(min_length=1)
     """A set of conversations: name, run id or file; NAME:conversation or NAME:feedback of a run that made both."""
     model: Annotated[str, FromRun("model")] = setting("")
     """Model whose tokenizer and chat template measure the rows. Empty: rows are measured in words."""

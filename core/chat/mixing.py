@@ -33,7 +33,7 @@ LOOKED_AT = 20
 class MixConfig(Config):
     """Which sets, in which shares, and how many rows are kept out of training."""
 
-    sources: Annotated[list[str], FromRun("data", many=True)] = setting(aliases=("source", "data"), min_length=1)
+    sources: Annotated[list[str], FromRun("data", many=True, chat=True)] = setting(aliases=("source", "data"), min_length=1)
     """Sets of conversations: names, run ids or files; NAME:conversation or NAME:feedback takes one agent's set of a run that made both."""
     shares: list[float] = setting([])
     """Share of each source in the mixed set, in the order of the sources; they need not add up to 1. Empty: all rows of all sources."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.data import AGENT_SETS, row_files
+from core.data import AGENT_SETS, holds_chat, row_files
 from core.methods import FromRun, OneOf
 from core.runs import Run, Workspace
 
@@ -20,7 +20,7 @@ def choices_for(workspace: Workspace, mark: FromRun | OneOf) -> list[Choice]:
     finished = [run for run in workspace.runs() if run.state == "succeeded"]
     runs = [run for run in finished if not mark.methods or run.method in mark.methods]
     if mark.kind == "data":
-        return _data(finished) + ([(_words(run), run.id) for run in runs] if mark.methods else [])
+        return _data(finished, mark.chat) + ([(_words(run), run.id) for run in runs] if mark.methods else [])
     if mark.kind == "model":
         models = [run for run in runs if (run.dir / "adapter").is_dir() or (run.dir / "model").is_dir()]
         trained = [(_words(run), f"run:{run.id}") for run in models]
@@ -37,15 +37,18 @@ def _formats(workspace: Workspace, mark: OneOf) -> list[Choice]:
     return [(f"{name} · {item.title}", name) for name, item in known.items()]
 
 
-def _data(runs: list[Run]) -> list[Choice]:
-    """Imported sets by name; of two with one name the newest has it, the older one goes by its id. A set for each agent has two lines."""
+def _data(runs: list[Run], chat: bool) -> list[Choice]:
+    """Sets of labelled rows, or of conversations, by name.
+
+    Of two with one name the newest has it, the older one goes by its id. A set for each agent has two lines.
+    """
     taken: set[str] = set()
     choices = []
     for run in runs:
         if files := row_files(run):
             value = run.id if run.name in taken else run.name
             taken.add(value)
-            named = [f"{value}:{agent}" if agent else value for agent in files]
+            named = [f"{value}:{agent}" if agent else value for agent, path in files.items() if holds_chat(path) == chat]
             choices += [(_words(run, name), name) for name in named]
     return choices
 
