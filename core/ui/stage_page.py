@@ -165,5 +165,5 @@ def _nothing(stage: Stage, wanted: str) -> str:
     if wanted:
         return html.empty_state(f"There is no run {wanted}", "It was deleted, or the address is from another machine.",
                                 html.link("All runs", "/runs"))
-    return html.empty_state("No run yet", f"The live card of {'an RL' if words == 'RL' else 'a ' + words.lower()} run stands here: progress, "
-                            "curve, log and Stop. Fill the form and start one; it goes on when you close this tab.")
+    return html.empty_state("No run yet", f"The live card of {'an RL' if words == 'RL' else 'a ' + words.lower()} run stands here: "
+                            "progress, curve, log and Stop. Fill the form and start one; it goes on when you close this tab.")
