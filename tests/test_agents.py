@@ -266,10 +266,10 @@ def test_words_after_a_step_are_those_of_the_new_weights(agents, workspace):
     """The beginning that prompts share is kept over calls, but not over a step."""
     asked = turns("feedback", 6)
     old = words(agents.sample(asked))
-    assert agents._prefixes["feedback"][1].tokens, "there is something to keep"
-    kept = agents._prefixes["feedback"][1]
+    assert agents._voices["feedback"].prefix.tokens, "there is something to keep"
+    kept = agents._voices["feedback"].prefix
     agents.sample(asked)
-    assert agents._prefixes["feedback"][1] is kept
+    assert agents._voices["feedback"].prefix is kept
     step(agents, "feedback", rate=3.0)
     new = words(agents.sample(asked))
     assert new != old

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from core.lm.generate import last_places
+
 if TYPE_CHECKING:
     from core.lm.load import Loaded
 
@@ -60,8 +62,9 @@ def _scores(loaded: Loaded, heads: list[list[int]], ends: list[list[int]]) -> li
     places = (mask.cumsum(1) - 1).clamp(min=0)
     with torch.inference_mode(), loaded.activate() as model:
         device = model.device
-        logits: Any = model(input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=places.to(device),
-                            use_cache=False, logits_to_keep=most + 1).logits
+        ids = ids.to(device)
+        logits: Any = model(input_ids=ids, attention_mask=mask.to(device), position_ids=places.to(device), use_cache=False,
+                            logits_to_keep=last_places(most + 1, ids)).logits
     logs = logits.float().log_softmax(-1).cpu()
     sums = torch.empty(len(heads), len(ends))
     for number in range(len(rows)):

@@ -312,8 +312,20 @@ class _Engine:
 
 def _forward(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> Any:
     """Logits after the last token of every row: rows x vocabulary, in the model's number format."""
-    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=last_places(1, ids))
     return out.logits[:, -1]
+
+
+def last_places(count: int, ids: Any) -> Any:
+    """The last `count` columns, for `logits_to_keep`.
+
+    Not as a number: that cuts a view out of the hidden states, and on a CPU its product with the head copies the head once for every row.
+    """
+    import torch
+
+    width = ids.shape[1]
+    return torch.arange(width - count, width, device=ids.device)
 
 
 def layers_are_plain(config: Any, name: str) -> bool:

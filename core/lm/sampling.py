@@ -13,6 +13,8 @@ CANDIDATES = (128, 2048, 12288)
 """How many of the likeliest tokens are looked at for a nucleus before the whole vocabulary is sorted."""
 NOISE_ROWS = 4
 """Rows whose noise is made at once where every token needs some: more would not fit into a processor's cache."""
+GOLDEN = -7046029254386353131
+"""SplitMix64's step, 0x9E3779B97F4A7C15, as a signed number."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ def _draw_from_all(scores: Any, keys: list[int]) -> list[int]:
     import torch
 
     every = torch.arange(scores.shape[-1], device=scores.device)
+    room = torch.empty(2, min(NOISE_ROWS, len(keys)), scores.shape[-1], dtype=torch.long, device=scores.device)
     chosen: list[int] = []
     for first in range(0, len(keys), NOISE_ROWS):
         some = slice(first, first + NOISE_ROWS)
-        chosen += (scores[some] + _gumbel(keys[some], every)).argmax(-1).tolist()
+        chosen += _gumbel(keys[some], every, room).add_(scores[some]).argmax(-1).tolist()
     return chosen
 
 
@@ -96,17 +99,24 @@ def key_of_noise(*numbers: int) -> int:
     return int(struct.unpack("<q", hashlib.blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest())[0])
 
 
-def _gumbel(keys: list[int], tokens: Any) -> Any:
+def _gumbel(keys: list[int], tokens: Any, room: Any = None) -> Any:
     """Gumbel noise that is a function of (key, token) only: the SplitMix64 counter generator.
 
-    tokens: ids that every key gets noise for, or keys x ids; the noise is float32, keys x ids.
+    tokens: ids that every key gets noise for, or keys x ids; the noise is float32, keys x ids. room: 2 x keys x ids (or more keys) of
+    int64 to work in, for callers who come again: fresh memory costs more than the sums.
     """
     import torch
 
-    bits = torch.tensor(keys, device=tokens.device)[:, None] + (tokens + 1) * -7046029254386353131  # 0x9E3779B97F4A7C15, signed
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-        bits ^= (bits >> shift) & ((1 << 64 - shift) - 1)  # >> keeps the sign, so the upper bits are cut off
-        bits *= factor
-    bits ^= (bits >> 31) & ((1 << 33) - 1)
-    uniform = ((bits >> 1) & ((1 << 63) - 1)).float().mul_(2.0**-63).clamp_(2.0**-63, 1 - 2.0**-24)
+    if room is None:
+        room = torch.empty(2, len(keys), tokens.shape[-1], dtype=torch.long, device=tokens.device)
+    bits, upper = room[:, :len(keys)]
+    torch.add(torch.tensor(keys, device=tokens.device)[:, None], tokens + 1, alpha=GOLDEN, out=bits)
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):
+        torch.bitwise_right_shift(bits, shift, out=upper)
+        upper.bitwise_and_((1 << 64 - shift) - 1)  # >> keeps the sign, so the upper bits are cut off
+        bits.bitwise_xor_(upper)
+        if factor != 1:
+            bits.mul_(factor)
+    bits.bitwise_right_shift_(1).bitwise_and_((1 << 63) - 1)
+    uniform = bits.float().mul_(2.0**-63).clamp_(2.0**-63, 1 - 2.0**-24)
     return uniform.neg_().log1p_().neg_().log_().neg_()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +21,10 @@ import torch
 from transformers.utils import ModelOutput
 
 TILE = 512
-"""Rows of logits held at once: 512 x 49,152 in float32 are 100 MB."""
+"""Rows of logits held at once on an accelerator: 512 x 49,152 in float32 are 100 MB."""
+CPU_TILE = 24 * 2**20
+"""Bytes of logits held at once on a CPU. The C library gives blocks over 32 MiB back to the system, and fetching their pages anew for every
+tile costs as much as the sums on them."""
 PLAIN_HEAD = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 """Settings of models whose logits are not just hidden @ weight; for those TRL's own head, which knows them, is used."""
 
@@ -44,20 +48,19 @@ class AnswerLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, targets: Any) -> tuple[Any, Any]:
-        dtype = _compute_dtype(hidden)
+        dtype = compute_dtype(hidden)
         head = weight.to(dtype)
         nll = torch.zeros((), dtype=torch.float32, device=hidden.device)
         right = torch.zeros((), dtype=torch.long, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and ctx.needs_input_grad[2] else None
-        for start in range(0, len(hidden), TILE):
-            part = slice(start, start + TILE)
+        for part in tiles(len(hidden), head):
             states, wanted = hidden[part].to(dtype), targets[part]
-            each, top, logits, spread = _tile(states, head, bias, wanted)
+            each, top, chances = _tile(states, head, bias, wanted)
             nll += each.sum()
             right += top.sum()
-            slope = _slope(logits, spread, wanted)
+            slope = _slope(chances, wanted)
             narrow = slope.to(dtype)
             if grad_hidden is not None:
                 grad_hidden[part] = narrow @ head
@@ -86,16 +89,15 @@ class TokenLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, targets: Any) -> tuple[Any, Any]:
-        dtype = _compute_dtype(hidden)
+        dtype = compute_dtype(hidden)
         head = weight.to(dtype)
         each = hidden.new_empty(len(hidden), dtype=torch.float32)
         right = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(hidden), TILE):
-            part = slice(start, start + TILE)
-            each[part], right[part], logits, spread = _tile(hidden[part].to(dtype), head, bias, targets[part])
+        for part in tiles(len(hidden), head):
+            each[part], right[part], chances = _tile(hidden[part].to(dtype), head, bias, targets[part])
             if grad_hidden is not None:
-                grad_hidden[part] = _slope(logits, spread, targets[part]).to(dtype) @ head
+                grad_hidden[part] = _slope(chances, targets[part]).to(dtype) @ head
         again = ctx.needs_input_grad[1] or (bias is not None and ctx.needs_input_grad[2])
         ctx.dtype = dtype  # autocast is over when the backward pass runs
         ctx.save_for_backward(grad_hidden, *((hidden, weight, bias, targets) if again else (None,) * 4))
@@ -113,11 +115,9 @@ class TokenLoss(torch.autograd.Function):
         head = weight.to(ctx.dtype)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        for start in range(0, len(hidden), TILE):
-            part = slice(start, start + TILE)
+        for part in tiles(len(hidden), head):
             states = hidden[part].to(ctx.dtype)
-            _, _, logits, spread = _tile(states, head, bias, targets[part])
-            slope = _slope(logits, spread, targets[part]).mul_(scale[part])
+            slope = _slope(_tile(states, head, bias, targets[part])[2], targets[part]).mul_(scale[part])
             grad_weight += (slope.to(ctx.dtype).T @ states).float()
             if grad_bias is not None:
                 grad_bias += slope.sum(0)
@@ -126,33 +126,46 @@ class TokenLoss(torch.autograd.Function):
 
 def answer_nll(hidden: Any, weight: Any, bias: Any, targets: Any) -> tuple[Any, Any]:
     """(-log p(target), is it the most likely token) of each row of `hidden`, without gradients."""
-    dtype = _compute_dtype(hidden)
+    dtype = compute_dtype(hidden)
     head = weight.to(dtype)
-    spans = [slice(start, start + TILE) for start in range(0, len(hidden), TILE)]
-    parts = [_tile(hidden[span].to(dtype), head, bias, targets[span])[:2] for span in spans]
+    parts = [_tile(hidden[part].to(dtype), head, bias, targets[part])[:2] for part in tiles(len(hidden), head)]
     if not parts:
         return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.bool)
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
-def _tile(states: Any, head: Any, bias: Any, wanted: Any) -> tuple[Any, Any, Any, Any]:
+def tiles(rows: int, head: Any) -> Iterator[slice]:
+    """Rows whose logits are held at once. head: vocabulary x hidden."""
+    step = max(16, CPU_TILE // (4 * len(head))) if head.device.type == "cpu" else TILE
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def tile_logits(states: Any, head: Any, bias: Any) -> Any:
+    """rows x vocabulary in float32, the caller's own."""
     logits = states @ head.T
     if bias is not None:
         logits = logits + bias.to(logits.dtype)
-    logits = logits.float()
-    spread = torch.logsumexp(logits, -1, keepdim=True)
+    return logits.float()
+
+
+def _tile(states: Any, head: Any, bias: Any, wanted: Any) -> tuple[Any, Any, Any]:
+    """(-log p(wanted), is it the most likely one, the softmax) of some rows; one buffer of logits serves for all."""
+    logits = tile_logits(states, head, bias)
+    best = logits.amax(-1, keepdim=True)
     target = logits.gather(-1, wanted.unsqueeze(-1))
-    return (spread - target).squeeze(-1), target.squeeze(-1) >= logits.amax(-1), logits, spread
+    chances = logits.sub_(best).exp_()
+    total = chances.sum(-1, keepdim=True)
+    nll = total.log() + best - target
+    return nll.squeeze(-1), (target >= best).squeeze(-1), chances.div_(total)
 
 
-def _slope(logits: Any, spread: Any, wanted: Any) -> Any:
+def _slope(chances: Any, wanted: Any) -> Any:
     """d(nll) / d(logits), in place: the softmax, minus one at the target."""
-    slope = logits.sub_(spread).exp_()
-    slope[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
-    return slope
+    chances[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
+    return chances
 
 
-def _compute_dtype(hidden: Any) -> Any:
+def compute_dtype(hidden: Any) -> Any:
     kind = hidden.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 

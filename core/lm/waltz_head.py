@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from core.lm.sft_loss import PLAIN_HEAD, TILE, _compute_dtype, _tile, add_answer_head
+from core.lm.sft_loss import PLAIN_HEAD, add_answer_head, compute_dtype, tile_logits, tiles
 from core.lm.sft_trainer import base_of
 
 MARK = "_guardwaltz_waltz_head"
@@ -47,14 +47,17 @@ def measured(model: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
 
 def _from_states(states: Any, head: Any, wanted: Any) -> tuple[Any, Any]:
     """A tile of logits at a time. states [tokens, hidden], wanted [tokens]."""
-    dtype = _compute_dtype(states)
+    dtype = compute_dtype(states)
     weight = head.weight.to(dtype)
     chances, entropies = states.new_empty(len(states), dtype=torch.float32), states.new_empty(len(states), dtype=torch.float32)
-    for start in range(0, len(states), TILE):
-        part = slice(start, start + TILE)
-        nll, _, logits, spread = _tile(states[part].to(dtype), weight, head.bias, wanted[part])
-        chances[part] = -nll
-        entropies[part] = spread.squeeze(-1) - (torch.exp(logits - spread) * logits).sum(-1)
+    for part in tiles(len(states), weight):
+        logits = tile_logits(states[part].to(dtype), weight, head.bias)
+        logits.sub_(logits.amax(-1, keepdim=True))
+        target = logits.gather(-1, wanted[part].unsqueeze(-1)).squeeze(-1)
+        shares = logits.exp()
+        total = shares.sum(-1)
+        chances[part] = target - total.log()
+        entropies[part] = total.log() - shares.mul_(logits).sum(-1) / total
     return chances, entropies
 
 
