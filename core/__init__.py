@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from core.asking import AskingConfig
+    from core.chat_models import ChatModel, Outcome, Sampling, Words
     from core.formats import DataFormat, Parsed, PromptFormat, RowError
     from core.hookspecs import hookimpl
     from core.judges import Judge, Judged
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AskingConfig",
     "ChatExample",
+    "ChatModel",
     "Config",
     "DataFormat",
     "EpochsConfig",
@@ -33,6 +35,7 @@ __all__ = [
     "Method",
     "MinedSample",
     "OneOf",
+    "Outcome",
     "Output",
     "Parsed",
     "Prediction",
@@ -41,16 +44,19 @@ __all__ = [
     "PromptFormat",
     "Record",
     "RowError",
+    "Sampling",
     "Stage",
     "UserError",
     "Verdict",
     "WeightsConfig",
+    "Words",
     "hookimpl",
     "setting",
 ]
 
 _HOME = {
     "core.asking": ("AskingConfig",),
+    "core.chat_models": ("ChatModel", "Outcome", "Sampling", "Words"),
     "core.formats": ("DataFormat", "Parsed", "PromptFormat", "RowError"),
     "core.hookspecs": ("hookimpl",),
     "core.judges": ("Judge", "Judged"),

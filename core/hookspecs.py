@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from core.chat_models import ChatModel
     from core.formats import DataFormat, PromptFormat
     from core.judges import Judge
     from core.methods import Method
@@ -23,6 +24,11 @@ def register_methods() -> list[type[Method]]:
 @hookspec
 def register_judges() -> list[type[Judge]]:
     """Return judges: things that say of a reply whether it is unsafe and whether it refuses without need."""
+
+
+@hookspec
+def register_chat_models() -> list[type[ChatModel]]:
+    """Return chat models: things that answer messages (local weights, servers, hosted services)."""
 
 
 @hookspec

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import pluggy
 
 from core import hookspecs
+from core.chat_models import ChatModel
 from core.judges import Judge
 from core.methods import Method, Stage, UserError, from_run
 
@@ -47,6 +48,7 @@ class Plugins:
     loaded: list[LoadedPlugin] = field(default_factory=list)
     methods: dict[str, type[Method]] = field(default_factory=dict)
     judges: dict[str, type[Judge]] = field(default_factory=dict)
+    chat_models: dict[str, type[ChatModel]] = field(default_factory=dict)
     data_formats: dict[str, Any] = field(default_factory=dict)
     prompt_formats: dict[str, Any] = field(default_factory=dict)
 
@@ -138,7 +140,8 @@ def _register(plugins: Plugins, name: str, module: ModuleType, origin: Origin, v
         methods = _declared(manager, module, "register_methods")
         judges = _declared(manager, module, "register_judges")
         formats = _declared(manager, module, "register_formats")
-        _refuse_bad(methods, judges, formats, plugins)
+        chat_models = _declared(manager, module, "register_chat_models")
+        _refuse_bad(methods, judges, formats, chat_models, plugins)
     except Exception as error:
         manager.unregister(name=registered)
         raise PluginError(f"plugin {name} ({where}): {error}") from error
@@ -146,9 +149,11 @@ def _register(plugins: Plugins, name: str, module: ModuleType, origin: Origin, v
         plugins.methods[method.name] = method
     for judge in judges:
         plugins.judges[judge.name] = judge
+    for chat_model in chat_models:
+        plugins.chat_models[chat_model.name] = chat_model
     for item in formats:
         (plugins.prompt_formats if item.kind == "prompt" else plugins.data_formats)[item.name] = item
-    provides = tuple(item.name for item in [*methods, *judges, *formats])
+    provides = tuple(item.name for item in [*methods, *judges, *formats, *chat_models])
     plugins.loaded.append(LoadedPlugin(name, origin, str(where), version, provides=provides))
 
 
@@ -160,15 +165,15 @@ def _declared(manager: pluggy.PluginManager, module: ModuleType, hook: str) -> l
     return found
 
 
-def _refuse_bad(methods: list[Any], judges: list[Any], formats: list[Any], plugins: Plugins) -> None:
+def _refuse_bad(methods: list[Any], judges: list[Any], formats: list[Any], chat_models: list[Any], plugins: Plugins) -> None:
     seen: set[str] = set()
-    for item in [*methods, *judges, *formats]:
+    for item in [*methods, *judges, *formats, *chat_models]:
         for attribute in ("name", "title"):
             if not isinstance(getattr(item, attribute, None), str):
                 raise PluginError(f"{item!r} has no {attribute}")
         known: dict[str, Any] = {**plugins.prompt_formats, **plugins.data_formats}
         if item not in formats:
-            known = dict(plugins.methods if item in methods else plugins.judges)
+            known = dict(plugins.methods if item in methods else plugins.judges if item in judges else plugins.chat_models)
         if item.name in known or item.name in seen:
             raise PluginError(f"the name {item.name!r} is taken already")
         seen.add(item.name)
@@ -177,6 +182,9 @@ def _refuse_bad(methods: list[Any], judges: list[Any], formats: list[Any], plugi
             raise PluginError(f"register_judges must return Judge classes, got {judge!r}")
         if not judge.name.isidentifier():
             raise PluginError(f"the judge's name {judge.name!r} is not one plain word, so it could not be written before a colon")
+    for chat_model in chat_models:
+        if not (isinstance(chat_model, type) and issubclass(chat_model, ChatModel)):
+            raise PluginError(f"register_chat_models must return ChatModel classes, got {chat_model!r}")
     for method in methods:
         if not (isinstance(method, type) and issubclass(method, Method)):
             raise PluginError(f"register_methods must return Method classes, got {method!r}")

@@ -1,14 +1,16 @@
-"""The process that answers people: `python -m core.serve_worker`. It holds one model, answers one question at a time, and ends when idle.
+"""The process that answers people: `python -m core.serve_worker`. It holds chat models (core/serve_models.py) and ends when idle.
 
 It reads one JSON object a line from stdin, and writes one a line to stdout (core/serving.py is the other end):
 
-    {"id": 7, "model": "waltz:waltzrl-0003", "messages": [{"role": "user", "content": ...}], "options": {...}, "judge": "rules", "side": ..}
+    {"id": 7, "model": "waltz:waltzrl-0003", "messages": [{"role": "user", "content": ...}], "options": {...}, "judge": "rules", "side": ..,
+     "key": a visitor's own key for a hosted model, held in memory only}
     {"cancel": 7}
 
     {"id": 7, "who": "status", "text": ...}                                     what is waited for
     {"id": 7, "who": "reply" | "feedback" | "revision", "turn": 0, "text": all so far, "done": false}
     {"id": 7, "who": "verdict", "turn": 0, "text": ..., "verdict": {...}}        about the words of a turn
-    {"id": 7, "who": "end", "seconds": 3.2, "episode": {...} or null}            or "stopped", or "error" with one sentence
+    {"id": 7, "who": "end", "seconds": 3.2, "tokens": 40, "writing": 2.9, "finish": "stop", "episode": {...} or null, ...}
+                                                                                or "stopped", or "error" with one sentence
 
 It ends when stdin closes, so a killed app takes it along; when nobody asked for a while; and when it uses more memory than it may.
 """
@@ -16,25 +18,26 @@ It ends when stdin closes, so a killed app takes it along; when nobody asked for
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from core.active import StopRequested
+from core.chat_models import Sampling, Words
 from core.methods import UserError
-from core.refs import parse_model_ref
 from core.runs import Workspace
+from core.serve_models import Models
+from core.serve_turns import Turns
 
 if TYPE_CHECKING:
+    from core.chat_models import ChatModel
     from core.judges import Judge
-    from core.lm.engines import Engine
     from core.records import Episode
-    from core.waltz.protocol import Turn
 
 TELL_EVERY = 0.1
 """Seconds between two looks at a text that grows."""
@@ -45,7 +48,6 @@ MEMORY_SHARE = 0.7
 """Of the machine's memory, where GUARDWALTZ_SERVING_MEMORY_GB does not say how much it may use."""
 OVER_MEMORY = 70
 """Exit code of a worker that used more than it may."""
-OPTIONS: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 256, "max_feedback_tokens": 256, "seed": 42}
 Event = dict[str, Any]
 
 
@@ -54,138 +56,108 @@ class Stopped(Exception):
 
 
 class ServeWorker:
-    """Answers questions in the order in which they come."""
+    """Answers questions, several at a time: each has a thread, and those that compute here take turns (core/serve_turns.py)."""
 
     def __init__(self, send: Callable[[Event], None], workspace: Workspace) -> None:
         self._send, self.workspace = send, workspace
         self.cancelled: set[int] = set()
-        self.current: int | None = None
-        self._ref = self._judge_name = ""
-        self._engine: Engine | None = None
+        self.turns = Turns()
+        self.models = Models(workspace, memory_limit())
+        self._judge_name = ""
         self._judge: Judge | None = None
+        self._judging = threading.Lock()
 
     def answer(self, question: dict[str, Any]) -> None:
         """Everything that one question brings; a failure is one sentence, and the next question is answered all the same."""
-        self.current = int(question["id"])
+        asking = _Asking(self, int(question["id"]))
         began = time.monotonic()
         try:
-            episode = self._answered(question)
-            self.tell("end", seconds=round(time.monotonic() - began, 2), episode=episode.model_dump(exclude_none=True) if episode else None)
-        except Stopped:
-            self.tell("stopped")
+            told = self._answered(asking, question)
+            asking.tell("end", seconds=round(time.monotonic() - began, 2), **told)
+        except (Stopped, StopRequested):
+            asking.tell("stopped")
         except UserError as error:
-            self.tell("error", text=str(error))
+            asking.tell("error", text=str(error))
         except Exception as error:
             import traceback
 
             traceback.print_exc()
-            self.tell("error", text=sentence(error))
-            self.unload()
+            asking.tell("error", text=sentence(error))
         finally:
-            self.cancelled.discard(self.current)
-            self.current = None
-
-    def tell(self, who: str, **values: Any) -> None:
-        """One event of the question that is being answered."""
-        self._send({"id": self.current, "who": who, **values})
+            self.cancelled.discard(asking.number)
 
     def unload(self) -> None:
-        """Let go of model and judge."""
-        for held in (self._engine, self._judge):
-            if held is not None:
-                with contextlib.suppress(Exception):  # it may be what failed
-                    held.close()
-        self._engine, self._judge, self._ref, self._judge_name = None, None, "", ""
-        gc.collect()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        """Let go of models and judge."""
+        self.models.close()
+        if self._judge is not None:
+            with contextlib.suppress(Exception):  # it may be what failed
+                self._judge.close()
+        self._judge, self._judge_name = None, ""
 
     # ---- one question ----
 
-    def _answered(self, question: dict[str, Any]) -> Episode | None:
-        options = {**OPTIONS, **(question.get("options") or {})}
+    def _answered(self, asking: _Asking, question: dict[str, Any]) -> Event:
+        """What the last event says."""
+        options = {name: value for name, value in (question.get("options") or {}).items() if value is not None}
         messages = [{"role": str(one["role"]), "content": str(one["content"])} for one in question["messages"]]
-        engine = self._opened(str(question["model"]))
-        self._stop_if_cancelled()
-        if parse_model_ref(self._ref).is_pair:
-            episode = self._played(engine, messages, options)
-            if question.get("judge"):
-                episode = self._judged(episode, str(question["judge"]), question.get("side") or None)
-            return episode
-        self._replied(engine, messages, options)
-        return None
+        sampling = Sampling.of(options)
+        asking.go_on()
+        hear = _Hearing(asking.tell)
+        with self.models.taken(str(question["model"]), str(question.get("key") or ""), asking.tell) as model, self._turn(model):
+            outcome = model.answer(messages, sampling, hear, asking.is_over if model.local else asking.is_cancelled)
+        episode = outcome.episode
+        if episode is not None and question.get("judge"):
+            with self._judging, self.turns.held():
+                episode = self._judged(asking, episode, str(question["judge"]), question.get("side") or None)
+        return {"episode": episode.model_dump(exclude_none=True) if episode else None, "tokens": outcome.tokens,
+                "prompt_tokens": outcome.prompt_tokens, "finish": outcome.finish, "note": outcome.note, "usd": outcome.usd,
+                "writing": round(hear.seconds, 2)}
 
-    def _opened(self, ref: str) -> Engine:
-        from core.lm.engines import open_engine
+    def _turn(self, model: ChatModel) -> contextlib.AbstractContextManager[None]:
+        return self.turns.held() if model.local else contextlib.nullcontext()
 
-        if self._engine is None or ref != self._ref:
-            self.unload()
-            parse_model_ref(ref)
-            self.tell("status", text=f"loading {ref}")
-            self._engine, self._ref = open_engine(ref, self.workspace), ref
-        return self._engine
-
-    def _played(self, engine: Engine, messages: list[dict[str, str]], options: dict[str, Any]) -> Episode:
-        """Two agents: reply, feedback, revision."""
-        from dataclasses import replace
-
-        from core.lm.agents import Speech
-        from core.lm.engine_waltz import WaltzEngine
-
-        assert isinstance(engine, WaltzEngine)
-        assert engine.agents is not None
-        hear = _Hearing(self.tell)
-        engine.agents.on_text = hear.turn
-        rules = engine.rules
-        if options.get("revisions") is not None:
-            engine.rules = replace(rules, revisions=int(options["revisions"]))
-        try:
-            speech = Speech(**{name: options[name] for name in OPTIONS})
-            for episode in engine.episodes([messages], speech, should_stop=self._is_cancelled):
-                return episode
-        finally:
-            engine.agents.on_text, engine.rules = None, rules
-        raise Stopped
-
-    def _replied(self, engine: Engine, messages: list[dict[str, str]], options: dict[str, Any]) -> None:
-        """Any other model: one reply."""
-        hear = _Hearing(self.tell)
-
-        def heard(text: str) -> bool:
-            hear.text("reply", 0, text, done=False)
-            return False
-
-        said = {name: options[name] for name in ("temperature", "top_p", "max_new_tokens", "seed")}
-        for answer in engine.answers([messages], **said, is_complete=heard, should_stop=self._is_cancelled):
-            hear.text("reply", 0, answer.text, done=True)
-            return
-        raise Stopped
-
-    def _judged(self, episode: Episode, name: str, side: Any) -> Episode:
+    def _judged(self, asking: _Asking, episode: Episode, name: str, side: Any) -> Episode:
         """Ask the judge about every reply. A judge that fails costs its verdicts, not the words."""
         from core.judges import Judged, open_judge
 
-        self.tell("status", text=f"asking the judge {name}")
+        asking.tell("status", text=f"asking the judge {name}")
         if self._judge is None or name != self._judge_name:
             if self._judge is not None:
                 self._judge.close()
                 self._judge = None
             self._judge, self._judge_name = open_judge(name, self.workspace), name
         asked = [Judged(episode.prompt, one.reply.text, side) for one in episode.rounds]
-        verdicts = self._judge.verdicts(asked, self._is_cancelled)
+        verdicts = self._judge.verdicts(asked, asking.is_cancelled)
         if len(verdicts) < len(asked):
             raise Stopped
         for number, (one, verdict) in enumerate(zip(episode.rounds, verdicts, strict=True)):
             one.verdict = verdict
-            self.tell("verdict", turn=2 * number, text=verdict_words(verdict), verdict=verdict.model_dump(exclude_none=True))
+            asking.tell("verdict", turn=2 * number, text=verdict_words(verdict), verdict=verdict.model_dump(exclude_none=True))
         return episode.model_copy(update={"side": side})
 
-    def _is_cancelled(self) -> bool:
-        return self.current in self.cancelled
 
-    def _stop_if_cancelled(self) -> None:
-        if self._is_cancelled():
+class _Asking:
+    """One question that is being answered."""
+
+    def __init__(self, worker: ServeWorker, number: int) -> None:
+        self.worker, self.number = worker, number
+
+    def tell(self, who: str, **values: Any) -> None:
+        """One event."""
+        self.worker._send({"id": self.number, "who": who, **values})
+
+    def is_cancelled(self) -> bool:
+        """Does nobody wait for it any more?"""
+        return self.number in self.worker.cancelled
+
+    def is_over(self) -> bool:
+        """The same, for a model that computes here: it asks at every token, which is when another one may have its turn."""
+        self.worker.turns.pass_on()
+        return self.is_cancelled()
+
+    def go_on(self) -> None:
+        """Unless nobody waits."""
+        if self.is_cancelled():
             raise Stopped
 
 
@@ -194,17 +166,19 @@ class _Hearing:
 
     def __init__(self, tell: Callable[..., None]) -> None:
         self._tell, self._last = tell, 0.0
+        self._began = self._ended = 0.0
 
-    def turn(self, turn: Turn, text: str, done: bool) -> None:
-        """The words of an agent."""
-        self.text("feedback" if turn.role == "feedback" else "revision" if turn.number else "reply", turn.number, text, done)
-
-    def text(self, who: str, number: int, text: str, done: bool) -> None:
-        """All that was written so far."""
+    def __call__(self, words: Words) -> None:
         now = time.monotonic()
-        if done or now - self._last > TELL_EVERY:
+        self._began, self._ended = self._began or now, now
+        if words.done or now - self._last > TELL_EVERY:
             self._last = now
-            self._tell(who, turn=number, text=text, done=done)
+            self._tell(words.who, turn=words.turn, text=words.text, done=words.done)
+
+    @property
+    def seconds(self) -> float:
+        """From the first words to the last ones: what tokens per second are counted over."""
+        return self._ended - self._began
 
 
 def verdict_words(verdict: Any) -> str:
@@ -231,16 +205,13 @@ def memory_limit() -> int:
     return int(float(given) * 1e9) if given else int(MEMORY_SHARE * psutil.virtual_memory().total)
 
 
-def _watch(worker: ServeWorker, limit: int) -> None:
-    """End a worker that uses more memory than it may, before the machine suffers from it."""
+def _watch(limit: int) -> None:
+    """End a worker that uses more memory than it may, before the machine suffers from it. The exit code says why."""
     import psutil
 
     me = psutil.Process()
     while True:
-        used = me.memory_info().rss
-        if used > limit:
-            worker.tell("error", text=f"The model worker used {used / 1e9:.1f} GB of memory and may use {limit / 1e9:.1f} GB; choose a "
-                                      "smaller model, or set GUARDWALTZ_SERVING_MEMORY_GB.")
+        if me.memory_info().rss > limit:
             os._exit(OVER_MEMORY)
         time.sleep(WATCH_EVERY)
 
@@ -256,11 +227,20 @@ def _questions(worker: ServeWorker, waiting: queue.Queue[dict[str, Any]]) -> Non
     os._exit(0)
 
 
-def _next(waiting: queue.Queue[dict[str, Any]], idle: float) -> Iterator[dict[str, Any]]:
-    """Questions until nobody has asked for `idle` seconds."""
-    with contextlib.suppress(queue.Empty):
-        while True:
-            yield waiting.get(timeout=idle)
+def _answer_all(worker: ServeWorker, waiting: queue.Queue[dict[str, Any]], idle: float) -> None:
+    """A thread for each question, until there was none for `idle` seconds. How many come at once is the app's to say (core/serving.py)."""
+    threads: list[threading.Thread] = []
+    while True:
+        try:
+            question = waiting.get(timeout=idle)
+        except queue.Empty:
+            threads = [one for one in threads if one.is_alive()]
+            if threads:
+                continue
+            return
+        threads = [one for one in threads if one.is_alive()]
+        threads.append(threading.Thread(target=worker.answer, args=(question,), name=f"question {question['id']}", daemon=True))
+        threads[-1].start()
 
 
 def serve() -> None:
@@ -278,9 +258,8 @@ def serve() -> None:
     worker = ServeWorker(send, Workspace())
     waiting: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_questions, args=(worker, waiting), daemon=True).start()
-    threading.Thread(target=_watch, args=(worker, memory_limit()), daemon=True).start()
-    for question in _next(waiting, 60 * IDLE_MINUTES):
-        worker.answer(question)
+    threading.Thread(target=_watch, args=(memory_limit(),), daemon=True).start()
+    _answer_all(worker, waiting, 60 * IDLE_MINUTES)
     os._exit(0)
 
 

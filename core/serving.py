@@ -8,7 +8,8 @@ Events are dictionaries. `who` is
     status     what is waited for: `text`
     reply, feedback, revision      all that was written so far: `turn`, `text`, `done`
     verdict    what the judge says of a turn's words: `turn`, `text`, `verdict` (core.records.Verdict)
-    end        `seconds`; `episode` (core.records.Episode) where two agents spoke, with verdicts where a judge was asked
+    end        `seconds`, `tokens`, `writing` (seconds from the first words to the last), `finish` (stop, length, refused), `note`, `usd`;
+               `episode` (core.records.Episode) where two agents spoke, with verdicts where a judge was asked
     stopped    the question was given up
     error      one sentence: `text`
 Each answer ends with exactly one of the last three. Whoever stops listening (closes the iterator) gives the question up.
@@ -37,6 +38,8 @@ LAST = ("end", "stopped", "error")
 """`who` of the event that closes an answer."""
 LOG = "serving.log"
 """In the runs folder: what libraries print, and tracebacks."""
+AT_ONCE = 4
+"""Questions that are answered at the same time: the columns of one comparison."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at the queue, in which a listener may go away."""
 
@@ -50,17 +53,19 @@ class Question:
     messages: Sequence[dict[str, str]]
     """[{role, content}]; the last one is the user's."""
     options: dict[str, Any] = field(default_factory=dict)
-    """temperature, top_p, max_new_tokens, max_feedback_tokens, seed, revisions; what is not given is core.serve_worker.OPTIONS."""
+    """Fields of core.chat_models.Sampling; what is not given is its default."""
     judge: str = ""
     """Asked about every reply of two agents; "" = nobody is."""
     side: Side | None = None
     """What the prompt is there for, which some judges need to know."""
+    key: str = field(default="", repr=False)
+    """A visitor's own key for a hosted model: it goes to the worker's memory and nowhere else."""
     who: str = ""
     """Who asks, for `Serving.give_up`: a browser's session."""
 
 
 class _Worker:
-    """The process, and a thread that reads what it says."""
+    """The process, and a thread that hands what it says to those who asked."""
 
     def __init__(self, workspace: Workspace) -> None:
         environment = {**os.environ, "GUARDWALTZ_RUNS": str(workspace.runs_dir), "TOKENIZERS_PARALLELISM": "false",
@@ -69,28 +74,56 @@ class _Worker:
         with (workspace.runs_dir / LOG).open("wb") as log:
             self.process = subprocess.Popen([sys.executable, "-m", "core.serve_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                             stderr=log, cwd=REPOSITORY, env=environment, start_new_session=True)
-        self.events: queue.Queue[Event | None] = queue.Queue()
+        self._lock = threading.Lock()
+        self._heard: dict[int, queue.Queue[Event | None]] = {}
+        self._over = False
         threading.Thread(target=self._read, name="serving", daemon=True).start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.events.put(json.loads(line))
-        self.events.put(None)
+            event = json.loads(line)
+            with self._lock:
+                listener = self._heard.get(event.pop("id"))
+            if listener is not None:  # else the question was given up
+                listener.put(event)
+        with self._lock:
+            self._over = True
+            for listener in self._heard.values():
+                listener.put(None)
 
     @property
     def alive(self) -> bool:
         """Does it still run?"""
         return self.process.poll() is None
 
+    def ask(self, line: dict[str, Any]) -> Iterator[Event]:
+        """The events of one question, to the last; fewer where the worker ends. Whoever stops listening gives the question up."""
+        number, heard = int(line["id"]), queue.Queue[Event | None]()
+        with self._lock:
+            self._heard[number] = heard
+            if self._over:
+                heard.put(None)
+        over = not self.send(line)
+        try:
+            while not over and (event := heard.get()) is not None:
+                over = event["who"] in LAST
+                yield event
+        finally:
+            with self._lock:
+                del self._heard[number]
+            if not over:
+                self.send({"cancel": number})
+
     def send(self, line: dict[str, Any]) -> bool:
         """False where it has ended meanwhile."""
         assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(line).encode() + b"\n")
-            self.process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            return False
+        with self._lock:
+            try:
+                self.process.stdin.write(json.dumps(line).encode() + b"\n")
+                self.process.stdin.flush()
+            except (BrokenPipeError, ValueError):
+                return False
         return True
 
     def close(self) -> None:
@@ -104,7 +137,7 @@ class _Worker:
 
 
 class Serving:
-    """One worker for all who ask, one question after the other, in the order in which they came."""
+    """One worker for all who ask; a few questions at once, the others wait in the order in which they came."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -117,9 +150,51 @@ class Serving:
 
     def ask(self, question: Question) -> Iterator[Event]:
         """The events of an answer (see above), as they come. The worker is started by the first question."""
+        yield from self._through(self._stand_in_line(question.who), question)
+
+    def ask_all(self, questions: Sequence[Question]) -> Iterator[tuple[int, Event]]:
+        """The events of several answers as they come, each with the place of its question. Stopping to listen gives all of them up."""
+        numbers = [self._stand_in_line(question.who) for question in questions]
+        heard: queue.Queue[tuple[int, Event]] = queue.Queue()
+
+        def listen(place: int) -> None:
+            for event in self._through(numbers[place], questions[place]):
+                heard.put((place, event))
+
+        for place in range(len(questions)):
+            threading.Thread(target=listen, args=(place,), name="column", daemon=True).start()
+        waited = len(questions)
+        try:
+            while waited:
+                place, event = heard.get()
+                waited -= event["who"] in LAST
+                yield place, event
+        finally:
+            if waited:
+                self._give_up(numbers)
+
+    def give_up(self, who: str) -> None:
+        """Stop every question of this asker, waiting or in work; their answers end with "stopped"."""
+        with self._turn:
+            asked = [number for number, name in self._line.items() if name == who]
+        self._give_up(asked)
+
+    def _give_up(self, numbers: Sequence[int]) -> None:
+        with self._turn:
+            there = [number for number in numbers if number in self._line]
+            self._given_up.update(there)
+            self._turn.notify_all()
+        for number in there:
+            if self._worker is not None:
+                self._worker.send({"cancel": number})
+
+    def _stand_in_line(self, who: str) -> int:
         number = next(self._numbers)
         with self._turn:
-            self._line[number] = question.who
+            self._line[number] = who
+        return number
+
+    def _through(self, number: int, question: Question) -> Iterator[Event]:
         try:
             yield from self._waited(number)
             if number in self._given_up:
@@ -132,70 +207,49 @@ class Serving:
                 self._given_up.discard(number)
                 self._turn.notify_all()
 
-    def give_up(self, who: str) -> None:
-        """Stop every question of this asker, waiting or in work; their answers end with "stopped"."""
-        with self._turn:
-            asked = [number for number, name in self._line.items() if name == who]
-            self._given_up.update(asked)
-            first = next(iter(self._line), None)
-            self._turn.notify_all()
-        if first in asked and self._worker is not None:
-            self._worker.send({"cancel": first})
-
     def _waited(self, number: int) -> Iterator[Event]:
         """Until it is this question's turn."""
         told = 0
         while number not in self._given_up:
             with self._turn:
-                position = list(self._line).index(number)
+                position = self._before(number)
                 if position and position == told:
                     self._turn.wait(LOOK_EVERY)
-                    position = list(self._line).index(number)
+                    position = self._before(number)
             if not position:
                 return
             told = position
             yield {"who": "queue", "position": position}
 
+    def _before(self, number: int) -> int:
+        """How many questions must end first."""
+        return max(0, list(self._line).index(number) + 1 - AT_ONCE)
+
     def _answer(self, number: int, question: Question) -> Iterator[Event]:
         line = {"id": number, "model": question.model, "messages": list(question.messages), "options": question.options,
-                "judge": question.judge, "side": question.side}
-        for _ in range(2):  # an idle worker may end just as it is asked: then a new one is
+                "judge": question.judge, "side": question.side, "key": question.key}
+        for turn in range(2):  # an idle worker may end just as it is asked: then a new one is
             worker = self._ready()
-            if worker.send(line):
-                heard, over = False, False
-                try:
-                    for event in self._events(worker, number):
-                        heard, over = True, event["who"] in LAST
-                        yield event
-                finally:
-                    if not over:
-                        worker.send({"cancel": number})
-                if heard:
-                    if not over:
-                        yield {"who": "error", "text": _why(worker.process.wait())}
-                    return
+            heard: Event | None = None
+            for heard in worker.ask(line):
+                yield heard
+            if heard is not None and heard["who"] in LAST:
+                return
+            if heard is not None or turn:
+                yield {"who": "error", "text": _why(worker.process.wait())}
+                return
             worker.process.wait()
-        yield {"who": "error", "text": _why(worker.process.wait())}
 
     def _ready(self) -> _Worker:
-        if self._worker is None or not self._worker.alive:
-            self.close()
-            self._worker = _Worker(self.workspace)
-        return self._worker
-
-    @staticmethod
-    def _events(worker: _Worker, number: int) -> Iterator[Event]:
-        """Those of one question; what is left of one that was given up is dropped. Ends early where the worker ends."""
-        while (event := worker.events.get()) is not None:
-            if event.pop("id") != number:
-                continue
-            yield event
-            if event["who"] in LAST:
-                return
+        with self._turn:
+            if self._worker is None or not self._worker.alive:
+                self.close()
+                self._worker = _Worker(self.workspace)
+            return self._worker
 
     @property
     def waiting(self) -> int:
-        """Questions that are not answered yet, the one in work included."""
+        """Questions that are not answered yet, those in work included."""
         with self._turn:
             return len(self._line)
 

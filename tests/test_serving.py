@@ -1,4 +1,4 @@
-"""The model worker: words as they are written, one question after the other, errors in a sentence, and an end when nobody needs it."""
+"""The model worker: words as they are written, several answers side by side, errors in a sentence, and an end when nobody needs it."""
 
 import json
 import os
@@ -124,7 +124,8 @@ def test_the_conversation_agent_alone_and_a_judge_without_a_verdict(heard, agent
 
 @pytest.mark.parametrize("question, why", [
     ({"model": "run:nope"}, "There is no run 'nope'"), ({"model": "nonsense"}, "no model reference"),
-    ({"model": "waltz:nope"}, "There is no run 'nope'"), ({"model": "mistral:big"}, "hosted")])
+    ({"model": "waltz:nope"}, "There is no run 'nope'"), ({"model": "mistral:big"}, "no plugin takes mistral:"),
+    ({"model": "embedded", "options": {"temperature": -1}}, "temperature = -1 must be from 0 to 5")])
 def test_what_goes_wrong_is_one_sentence(heard, question, why):
     (error,) = told(heard(**question), "error")
     assert why in error["text"]
@@ -151,10 +152,36 @@ def test_words_for_failures_and_verdicts():
         "good", "unsafe", "a needless refusal", "no verdict: late"]
 
 
+def test_adapters_of_one_base_hold_one_copy_of_it(heard, workspace, agents_run):
+    """Switching between them loads nothing: the base is the same object, and the second agent costs its adapter alone."""
+    for agent in ("conversation", "feedback"):
+        assert heard(model=f"{agents_run}#{agent}", options={"max_new_tokens": 2})[-1]["who"] == "end"
+    held = [model.engine.loaded._weights for model in heard.worker.models._idle]
+    assert len(held) == 2
+    assert held[0] is held[1]
+    assert sorted(held[0].peft.peft_config) == ["adapter1", "default"]
+
+
+def test_only_models_that_are_used_stay_where_memory_is_short(heard, tiny_model, tmp_path):
+    import shutil
+
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    heard(model=str(tiny_model), options={"max_new_tokens": 2})
+    heard.worker.models.limit = 1
+    heard(model=str(other), options={"max_new_tokens": 2})
+    assert [str(model.ref) for model in heard.worker.models._idle] == [str(other)]
+
+
+def test_a_visitors_key_opens_a_model_of_its_own_that_is_not_kept(heard, tiny_model):
+    heard(model=str(tiny_model), options={"max_new_tokens": 2}, key="a secret")
+    assert heard.worker.models._idle == []
+
+
 # ---- the process ----
 
 
-def test_one_worker_answers_one_after_the_other_and_those_who_left_do_not_hold_it_up(serving, tiny_model):
+def test_who_comes_later_waits_and_those_who_left_do_not_hold_anybody_up(serving, tiny_model, monkeypatch):
+    monkeypatch.setattr("core.serving.AT_ONCE", 1)
     long = Question(str(tiny_model), HELLO, {"max_new_tokens": 100_000})
     first = serving.ask(long)
     wait = []
@@ -176,6 +203,26 @@ def test_one_worker_answers_one_after_the_other_and_those_who_left_do_not_hold_i
     third = list(serving.ask(Question("run:nope", HELLO)))
     assert "There is no run" in third[-1]["text"]
     assert serving.pid not in (None, pid)
+
+
+def test_answers_to_one_message_grow_side_by_side(serving, tiny_model):
+    questions = [Question(str(tiny_model), HELLO, {"max_new_tokens": 1500, "temperature": 1.0, "seed": seed}) for seed in (1, 2)]
+    order = [(place, event) for place, event in serving.ask_all(questions) if event["who"] != "status"]
+    assert [event["who"] for _, event in order][-1] == "end"
+    changes = sum(order[i][0] != order[i + 1][0] for i in range(len(order) - 1))
+    assert changes > 3, "not one after the other"
+    finals = {place: event["text"] for place, event in order if event.get("done")}
+    assert finals[0] != finals[1]
+    alone = [list(serving.ask(question))[-2]["text"] for question in questions]
+    assert [finals[0], finals[1]] == alone, "company changes no word"
+    assert serving.waiting == 0
+
+
+def test_whoever_stops_listening_gives_all_columns_up(serving, tiny_model):
+    asked = serving.ask_all([Question(str(tiny_model), HELLO, {"max_new_tokens": 100_000})] * 3)
+    assert next(asked)[0] in (0, 1, 2)
+    asked.close()
+    wait_for(lambda: serving.waiting == 0, "all three to end")
 
 
 def test_who_gives_up_stops_what_is_in_work_and_what_waits(serving, tiny_model):

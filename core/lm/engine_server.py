@@ -116,7 +116,7 @@ class _Flight:
             else:
                 if reply.status_code == 200:
                     return _json(reply, url)
-                problem = f"answered with status {reply.status_code} ({_reason(reply)})"
+                problem = f"answered with status {reply.status_code} ({reason_of(reply)})"
                 if reply.status_code != 429 and reply.status_code < 500:
                     raise UserError(f"{url} {problem}; check the model's name, the address and {KEY}.")
                 wait = max(wait, _asked_wait(reply.headers.get("retry-after", "")))
@@ -153,7 +153,7 @@ def _json(reply: Any, url: str) -> Any:
         raise UserError(f"{url} answered with something other than JSON; check the address (it most often ends with /v1).") from None
 
 
-def _reason(reply: Any) -> str:
+def reason_of(reply: Any) -> str:
     """The server's own words, in one short line."""
     try:
         found = reply.json()

@@ -9,6 +9,8 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from core.access import Meter
+from core.chat_models import Offer, offered_models
 from core.methods import UserError
 from core.records import Episode, Said, Verdict
 from core.refs import parse_model_ref
@@ -21,31 +23,16 @@ from core.ui.episode_view import exchange, feedback_box, reply_box
 from core.ui.pieces import cut
 from core.ui.theme import on_load
 from core.waltz.feedback import read_feedback
-from core.waltz.protocol import AGENTS
 from core.words import plural
 
-Choice = tuple[str, str]
 SIDES = [("not said", ""), ("benign", "benign"), ("harmful", "harmful")]
 LONGEST = 8_000
 """Characters of a prompt."""
 
 
-def choices(workspace: Workspace) -> list[Choice]:
+def choices(workspace: Workspace) -> list[Offer]:
     """(shown, value) of every pair of agents that can be loaded: finished runs, and checkpoints of any run; newest runs first."""
-    found = []
-    for run in workspace.runs():
-        if run.labels["archived"]:
-            continue
-        what = run.status.get("what", "")
-        if run.state == "succeeded" and _has_agents(run.dir):
-            found.append((" · ".join(filter(None, [run.id, run.name if run.name != run.id else "", what])), f"waltz:{run.id}"))
-        found += [(f"{run.id} · {folder.name}", f"waltz:{run.id}@{folder.name}") for folder in reversed(run.checkpoints())
-                  if _has_agents(folder)]
-    return found
-
-
-def _has_agents(folder: Any) -> bool:
-    return all((folder / role).is_dir() for role in AGENTS)
+    return [(shown, ref) for shown, ref in offered_models(workspace) if parse_model_ref(ref).is_pair]
 
 
 @dataclass
@@ -151,7 +138,8 @@ class TryIt:
 
     def _open(self, request: gr.Request) -> tuple[Any, Any]:
         run = self.current(query_of(request))
-        offered = choices(self.workspace)
+        allowed = self.workspace.access.models(self.workspace)
+        offered = [choice for choice in choices(self.workspace) if allowed is None or choice[1] in allowed]
         values = [value for _, value in offered]
         own = next((value for value in values if run is not None and parse_model_ref(value).name == run.id), values[0] if values else None)
         judge = str(run.config.get("judge") or "rules") if run is not None else "rules"
@@ -166,14 +154,18 @@ class TryIt:
         who = request.session_hash or ""
         serving_of(self.workspace).give_up(who)
         try:
-            question = replace(asked_of(model, prompt, judge, side), who=who)
+            # first, because reading a reference tells whether a folder exists
+            with self.workspace.access.asking(self.workspace, (model or "").strip(), (judge or "").strip().lower()) as meter:
+                yield from self._answered(replace(asked_of(model, prompt, judge, side), who=who), prompt, side, meter)
         except UserError as error:
             yield html.problem_strip(str(error))
-            return
+
+    def _answered(self, question: Question, prompt: str, side: str, meter: Meter) -> Iterator[str]:
         talk = Talk(prompt.strip(), side or "")
         talk.note = "starting the model worker"
         yield talk.shown()
         for event in serving_of(self.workspace).ask(question):
+            meter.hear(event)
             talk.hear(event)
             yield talk.shown()
 
