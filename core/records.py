@@ -111,6 +111,8 @@ class Prediction(Record):
     incoherent_why: str = ""
     finish: Literal["stop", "length", "given"] = "stop"
     tokens: int = 0
+    scores: dict[Task, float] | None = None
+    """Of the class one looks for (harmful, refusal), from 0 to 1, where the evaluation was made with confidence."""
     source: str = ""
     category: str = ""
     seen_in_training: bool = False

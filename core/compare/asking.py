@@ -1,0 +1,122 @@
+"""Ask all columns at once and hear them side by side; then let the guard look at every answer."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from core.access import Meter
+from core.compare.records import Answer, Comparison
+from core.guard.schema import Classified
+from core.methods import UserError
+from core.records import Episode
+from core.runs import Workspace
+from core.serving import LAST, Question, serving_of
+
+Changed = set[int]
+"""Places of columns that have something new."""
+
+
+def ask(workspace: Workspace, comparison: Comparison, number: int, who: str, places: Sequence[int] | None = None, again: int = 0,
+        live: dict[int, list[dict[str, Any]]] | None = None, key: str = "") -> Iterator[Changed]:
+    """Fill the answers of exchange `number`; yields which columns changed, as often as something was said.
+
+    places: which columns (default all). again: see Comparison.options_of. live: {place: the newest event of each turn, or what is waited
+    for}, for whoever draws an answer that is not whole. key: a visitor's own, for models that need
+    one; it is handed on and kept nowhere. Whoever stops listening stops all.
+    """
+    exchange = comparison.exchanges[number]
+    wanted = list(range(len(comparison.columns))) if places is None else list(places)
+    heard = live if live is not None else {}
+    for place in wanted:
+        exchange.answers[place] = Answer(seed=int(comparison.options_of(place, again)["seed"]))
+        heard[place] = []
+    yield set(wanted)
+    allowed: list[int] = []
+    with contextlib.ExitStack() as stack:
+        meters: dict[int, Meter] = {}
+        for place in wanted:
+            try:
+                meters[place] = stack.enter_context(workspace.access.asking(workspace, comparison.columns[place].model))
+                allowed.append(place)
+            except UserError as error:
+                _failed(exchange.answers[place], str(error))
+        yield set(wanted)
+        questions = [Question(comparison.columns[place].model, comparison.messages(place, number), comparison.options_of(place, again),
+                              key=_key(workspace, comparison.columns[place].model, key), who=who) for place in allowed]
+        began = time.monotonic()
+        for index, event in serving_of(workspace).ask_all(questions):
+            place = allowed[index]
+            meters[place].hear(event)
+            _take(exchange.answers[place], heard[place], event, time.monotonic() - began)
+            yield {place}
+    yield from _guarded(workspace, comparison, number, wanted, who)
+
+
+def _take(answer: Answer, heard: list[dict[str, Any]], event: dict[str, Any], seconds: float) -> None:
+    who = event["who"]
+    if who in ("queue", "status"):
+        heard[:] = [one for one in heard if "turn" in one] + [event]
+    elif who in LAST:
+        heard[:] = [one for one in heard if "turn" in one]
+        answer.over, answer.seconds = who, round(seconds, 2)
+        if who == "end":
+            answer.tokens, answer.writing = int(event.get("tokens") or 0), float(event.get("writing") or 0.0)
+            answer.finish, answer.usd = str(event.get("finish") or "stop"), event.get("usd")
+            answer.problem = str(event.get("note") or "")
+            answer.episode = Episode.model_validate(event["episode"]) if event.get("episode") else None
+            if answer.episode is not None:
+                answer.text = answer.episode.last.reply.text
+        elif who == "error":
+            answer.problem = str(event["text"])
+    elif "turn" in event:
+        heard[:] = [one for one in heard if "turn" in one and one["turn"] != event["turn"]] + [event]
+        if who in ("reply", "revision"):
+            answer.text = str(event["text"])
+
+
+def _failed(answer: Answer, why: str) -> None:
+    answer.over, answer.problem = "error", why
+
+
+def _guarded(workspace: Workspace, comparison: Comparison, number: int, places: Sequence[int], who: str) -> Iterator[Changed]:
+    """Ask the guard about every whole answer, all at once."""
+    exchange = comparison.exchanges[number]
+    whole = [place for place in places if exchange.answers[place].whole]
+    if not comparison.guard or not whole:
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            meters = [stack.enter_context(workspace.access.asking(workspace, comparison.guard)) for _ in whole]
+        except UserError as error:
+            for place in whole:
+                exchange.answers[place].guard_problem = str(error)
+            yield set(whole)
+            return
+        questions = [Question(comparison.guard, [{"role": "user", "content": exchange.prompt},
+                                                 {"role": "assistant", "content": exchange.answers[place].text}], kind="classify", who=who)
+                     for place in whole]
+        for index, event in serving_of(workspace).ask_all(questions):
+            answer = exchange.answers[whole[index]]
+            meters[index].hear(event)
+            if event["who"] == "classified":
+                answer.guard = Classified.model_validate(event["classified"])
+            elif event["who"] == "error":
+                answer.guard_problem = str(event["text"])
+            elif event["who"] == "stopped":
+                answer.guard_problem = "stopped before the guard had answered"
+            else:
+                continue
+            yield {whole[index]}
+
+
+def _key(workspace: Workspace, model: str, key: str) -> str:
+    """The visitor's key, where this model takes one: it must not travel to a server that has nothing to do with it."""
+    from core.chat_models import chat_model_for
+
+    try:
+        return key if key and chat_model_for(model, workspace)[0].key else ""
+    except UserError:
+        return ""

@@ -1,0 +1,153 @@
+"""Where comparisons live: as files of the owner, so that a refresh, a restart and a link find them; of visitors, in memory only.
+
+Turns and preference pairs that somebody saves go to files in the layouts that training takes: `data=runs/saved/preferences.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from core.compare.records import Comparison
+from core.files import append_json_line, write_json
+from core.methods import UserError
+from core.records import ChatExample, Preference
+from core.runs import Workspace
+
+FOLDER = "comparisons"
+SAVED = "saved"
+CHATS, PAIRS = "conversations.jsonl", "preferences.jsonl"
+IN_MEMORY = 500
+"""Comparisons of visitors; the one that was longest unused goes first."""
+SOURCE = "chat"
+
+
+class Comparisons:
+    """Of one workspace."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._lock = threading.Lock()
+        self._memory: OrderedDict[str, str] = OrderedDict()
+        self._in_work: dict[str, tuple[int, Comparison]] = {}
+        """{id: (how many answer it, the one object that all of them change)}."""
+
+    @contextmanager
+    def in_work(self, comparison: Comparison) -> Iterator[Comparison]:
+        """While its answers are made, whoever looks for it gets the very object: a vote meanwhile is not overwritten at the end."""
+        with self._lock:
+            count, shared = self._in_work.get(comparison.id, (0, comparison))
+            self._in_work[comparison.id] = (count + 1, shared)
+        try:
+            yield shared
+        finally:
+            self.keep(shared)
+            with self._lock:
+                count, _ = self._in_work.pop(comparison.id)
+                if count > 1:
+                    self._in_work[comparison.id] = (count - 1, shared)
+
+    def keep(self, comparison: Comparison) -> None:
+        """Write it down, or remember it, where it belongs to a visitor."""
+        if not comparison.owner:
+            path = self._path(comparison.id)
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, comparison.model_dump(mode="json"))
+            return
+        with self._lock:
+            self._memory[comparison.id] = comparison.model_dump_json()
+            self._memory.move_to_end(comparison.id)
+            while len(self._memory) > IN_MEMORY:
+                self._memory.popitem(last=False)
+
+    def find(self, name: str, viewer: str = "") -> Comparison | None:
+        """The comparison with this id; None where there is none that `viewer` may read."""
+        if not re.fullmatch(r"[\w-]{8,64}", name):
+            return None
+        found = self._found(name)
+        if found is None:
+            return None
+        return found if found.owner == viewer or found.shared or not viewer else None
+
+    def _found(self, name: str) -> Comparison | None:
+        with self._lock:
+            if name in self._in_work:
+                return self._in_work[name][1]
+            text = self._memory.get(name)
+        path = self._path(name)
+        if text is None and path.is_file():
+            text = path.read_text(encoding="utf-8")
+        try:
+            return Comparison.model_validate_json(text) if text is not None else None
+        except ValueError:
+            return None
+
+    def newest(self, count: int) -> list[Comparison]:
+        """The owner's, newest first, those with at least one message."""
+        folder = self.workspace.runs_dir / FOLDER
+        paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True) if folder.is_dir() else []
+        found = (self.find(path.stem) for path in paths[:2 * count])
+        return [one for one in found if one is not None and one.exchanges][:count]
+
+    def _path(self, name: str) -> Path:
+        return self.workspace.runs_dir / FOLDER / f"{name}.json"
+
+
+@lru_cache(maxsize=8)
+def comparisons_of(workspace: Workspace) -> Comparisons:
+    """The one Comparisons of a workspace in this process."""
+    return Comparisons(workspace)
+
+
+def save_turn(workspace: Workspace, comparison: Comparison, number: int, place: int) -> Path:
+    """Append a column's conversation up to an exchange, as a set that `waltz-sft` and `mix` take."""
+    answer = comparison.exchanges[number].answers[place]
+    if not answer.whole:
+        raise UserError("There is no whole answer to save here.")
+    messages = [*comparison.messages(place, number), {"role": "assistant", "content": answer.text}]
+    row = ChatExample(messages=messages, source=SOURCE, category=comparison.columns[place].model)
+    return _append(workspace, CHATS, row.model_dump(exclude_none=True))
+
+
+def save_pair(workspace: Workspace, comparison: Comparison, number: int, better: int, worse: int) -> Path:
+    """Append a preference pair (TRL's layout), as `hs-dpo` takes it. Both must have answered the same messages."""
+    exchange = comparison.exchanges[number]
+    one, other = exchange.answers[better], exchange.answers[worse]
+    if not (one.whole and other.whole):
+        raise UserError("A pair needs two whole answers.")
+    if one.text == other.text:
+        raise UserError("Both answers are the same text, which teaches nothing.")
+    asked = comparison.messages(better, number)
+    if asked != comparison.messages(worse, number):
+        raise UserError("The two models have read different conversations by now, so their answers are no pair; start a new chat and ask "
+                        "this first.")
+    row = Preference(prompt=asked, chosen=[{"role": "assistant", "content": one.text}],
+                     rejected=[{"role": "assistant", "content": other.text}], why="a person's vote", user_prompt=exchange.prompt,
+                     model=f"{comparison.columns[better].model} over {comparison.columns[worse].model}", source=SOURCE)
+    return _append(workspace, PAIRS, row.model_dump(exclude_none=True))
+
+
+def exported(comparison: Comparison) -> Iterator[str]:
+    """JSONL: one line for each answer. The guard's words come with it; where names are hidden, so are they here."""
+    for number, exchange in enumerate(comparison.exchanges):
+        for place, answer in enumerate(exchange.answers):
+            letter = comparison.letter(place)
+            yield json.dumps({
+                "comparison": comparison.id, "exchange": number, "column": letter,
+                "model": letter if comparison.names_hidden else comparison.columns[place].model,
+                "messages": [*comparison.messages(place, number), {"role": "assistant", "content": answer.text}],
+                "options": {**comparison.options_of(place), "seed": answer.seed}, "vote": exchange.vote, "blind": exchange.blind,
+                "answer": answer.model_dump(exclude={"text"}, exclude_none=True)}, ensure_ascii=False) + "\n"
+
+
+def _append(workspace: Workspace, name: str, row: dict[str, object]) -> Path:
+    path = workspace.runs_dir / SAVED / name
+    path.parent.mkdir(exist_ok=True)
+    append_json_line(path, row)
+    return path
