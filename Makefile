@@ -9,7 +9,7 @@ CORES ?= 2
 export OMP_WAIT_POLICY ?= passive
 export GRADIO_ANALYTICS_ENABLED = False
 
-.PHONY: demo run test lint bench install browser rehearsal docs clean
+.PHONY: demo run test lint bench install browser rehearsal rehearsal-container docs clean
 
 demo: install
 	@$(VENV)/python app.py demo
@@ -27,6 +27,7 @@ lint: install
 
 bench: install
 	@$(VENV)/python -m bench.startup
+	@$(VENV)/python -m bench.ui
 	@$(VENV)/python -m bench.sft
 	@$(VENV)/python -m bench.mine
 	@$(VENV)/python -m bench.mine --memory
@@ -35,6 +36,11 @@ bench: install
 
 docs: install
 	@$(VENV)/python -m core.reference
+	@$(VENV)/python -m core.requirements
+
+# Every step of the Dockerfile in a clean folder, the downloads too (minutes, 3 GB); needs no Docker.
+rehearsal-container: install
+	@GUARDWALTZ_CONTAINER=1 $(VENV)/python -m pytest -n 0 -s tests/test_container.py
 
 install: $(STAMP)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.guard.options import add_options as add_guard_options
+
 if TYPE_CHECKING:
     from core.methods import Method
     from core.runs import Run, Workspace
@@ -101,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("settings", nargs="*", metavar="key=value")
     methods = command("methods", _methods, "list methods")
     methods.add_argument("--json", action="store_true", help="with the JSON schema of every config")
+    export = command("export", _export, "a zip, a merged model or a repository on the Hub, from a run")
+    export.add_argument("what", help="run:<id>, run:<id>@checkpoint-<n>, waltz:<id> (both agents), or data:<name or run id>")
+    export.add_argument("--to", type=Path, metavar="FILE.zip", help="weights, tokenizer, template and card (or rows and card) as a zip")
+    export.add_argument("--merged", nargs="?", const="", metavar="FOLDER", help="merge the adapter into its unquantised base")
+    export.add_argument("--hub", default="", metavar="OWNER/NAME", help="push it there; private unless --public. Needs HF_TOKEN or a login")
+    export.add_argument("--public", action="store_true", help="let everybody see what is pushed")
+    add_guard_options(command("serve-guard", _serve_guard, "a guard over HTTP: POST /classify, with a description at /docs"))
     command("doctor", _doctor, "versions, devices, disk, keys, plugins, and what to do about what is wrong")
     command("reindex", _reindex, "rebuild the SQLite index from the run folders")
     return parser
@@ -389,6 +398,22 @@ def _method_help(name: str) -> int:
 
     print(method_text(Workspace().plugins.method(name)))
     return 0
+
+
+def _export(options: Any) -> None:
+    from core.export.command import export
+    from core.runs import Workspace
+
+    folder = Path(options.merged) if options.merged else None
+    where = export(options.what, Workspace(), to=options.to, merged=folder, merge=options.merged is not None, hub=options.hub,
+                   public=options.public)
+    print(f"{options.what} is now in {where}")
+
+
+def _serve_guard(options: Any) -> int:
+    from core.guard.serve import serve_guard
+
+    return serve_guard(options)
 
 
 def _doctor(_: Any) -> int:

@@ -9,6 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from core import keep
+from core.access import Act
 from core.files import read_json
 from core.methods import Method, UserError, validate
 from core.runs import FINISHED, REPOSITORY, Run, Workspace, add_event, derive_state, update_status
@@ -26,13 +28,14 @@ _spawned: list[subprocess.Popen[bytes]] = []
 def submit(workspace: Workspace, method_name: str, values: dict[str, Any], *, name: str = "") -> Run:
     """Validate, make the folder, queue it, and start it if its lane is free. UserError for bad settings."""
     method = workspace.plugins.method(method_name)
-    run = create(workspace, method, values, name=name)
+    with workspace.access.starting(workspace, method_name, values) as marks:
+        run = create(workspace, method, values, name=name, marks=marks)
     workspace.store.enqueue(run.id, method.lane)
     pump(workspace)
     return run
 
 
-def create(workspace: Workspace, method: type[Method], values: dict[str, Any], **extra: str) -> Run:
+def create(workspace: Workspace, method: type[Method], values: dict[str, Any], **extra: Any) -> Run:
     """The folder of a new run, not queued."""
     config = validate(method, values)
     what = method(workspace).describe(config)
@@ -93,6 +96,7 @@ def _popen(workspace: Workspace, run: Run, *, start_new_session: bool) -> subpro
 
 def stop(workspace: Workspace, run: Run, *, force: bool = False) -> None:
     """Ask a run to write a checkpoint and end; `force` kills its process tree now."""
+    workspace.access.demand(Act.STOP)
     state = run.state
     if state == "queued":
         update_status(run.dir, state="stopped", ended=time.time(), message="stopped before it started")
@@ -126,6 +130,7 @@ def kill_tree(pid: int) -> None:
 
 def resume(workspace: Workspace, run: Run) -> Run:
     """Go on where a stopped, failed or lost run was: same folder, schedule, optimizer and random state."""
+    workspace.access.demand(Act.RESUME)
     state = run.state
     if state not in ("stopped", "failed", "lost"):
         raise UserError(f"{run.id} is {state}; only a stopped, failed or lost run can be resumed.")
@@ -149,6 +154,7 @@ def _reset(run: Run) -> None:
 
 def continue_run(workspace: Workspace, run: Run, changes: dict[str, Any]) -> Run:
     """A new run with a new schedule that starts from the result of `run`."""
+    workspace.access.demand(Act.CONTINUE)
     if run.state != "succeeded":
         raise UserError(f"{run.id} is {run.state}; only a finished run can be continued (an unfinished one is resumed).")
     method = workspace.plugins.method(run.method)
@@ -158,9 +164,12 @@ def continue_run(workspace: Workspace, run: Run, changes: dict[str, Any]) -> Run
 
 def delete(workspace: Workspace, run: Run) -> None:
     """Remove a run's folder, and its rows from the split guard."""
+    workspace.access.demand(Act.DELETE)
+    created = run.created
     run.delete()
     workspace.store.dequeue(run.id)
     workspace.store.forget_test_keys(run.id)
+    keep.forget(workspace, run.id, created)
 
 
 def run_child(parent: ActiveRun, method_name: str, settings: dict[str, Any], *, key: str, name: str) -> Run:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import itertools
 import json
 import os
@@ -22,6 +23,9 @@ from core.methods import UserError
 MAX_ROW_BYTES = 10_000_000
 MAX_DOCUMENT_BYTES = 500_000_000
 """A JSON array is read whole; JSON Lines has no such limit."""
+FREE_UNPACKED = 100_000_000
+MOST_UNPACKED = 200
+"""A gzipped file may unpack to that many bytes, or to so many times its size: texts shrink to a tenth, a bomb to a thousandth."""
 RAW_CHARS = 200
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -89,7 +93,33 @@ def _kind(path: Path) -> str:
 def _open(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    return cast("IO[bytes]", gzip.open(path, "rb")) if zipped else path.open("rb")
+    return cast("IO[bytes]", io.BufferedReader(_Unpacked(path), 1 << 18)) if zipped else path.open("rb")
+
+
+class _Unpacked(io.RawIOBase):
+    """A gzipped file as it unpacks; stops at one that was made to fill the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = gzip.open(path, "rb")  # noqa: SIM115 - closed with this reader
+        self._most = max(FREE_UNPACKED, MOST_UNPACKED * path.stat().st_size)
+        self._seen = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read1(len(buffer))
+        self._seen += len(data)
+        if self._seen > self._most:
+            raise UserError(f"{self._path.name} unpacks to more than {MOST_UNPACKED} times its size, which no file of texts does; unpack "
+                            "it yourself if it is right.")
+        buffer[:len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes | None]]:

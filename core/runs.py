@@ -16,13 +16,14 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from core.access import OWNER, Access
 from core.files import append_json_line, read_json, size_of, write_json, write_text
 from core.methods import Config, UserError
 from core.records import read_jsonl
@@ -44,7 +45,8 @@ HEARTBEAT_LIMIT = 90.0
 class Workspace:
     """The runs folder and what belongs to it. `$GUARDWALTZ_RUNS` or `runs/` beside app.py."""
 
-    def __init__(self, runs_dir: Path | str | None = None) -> None:
+    def __init__(self, runs_dir: Path | str | None = None, access: Access = OWNER) -> None:
+        self.access = access
         self.runs_dir = Path(runs_dir or os.environ.get("GUARDWALTZ_RUNS") or REPOSITORY / "runs").expanduser().resolve()
         self.runs_dir.mkdir(parents=True, exist_ok=True)
 
@@ -66,18 +68,23 @@ class Workspace:
         """The run called `run_id` (an id, not a name)."""
         run_id = run_id.removeprefix("run:")
         folder = self.runs_dir / run_id
-        if not re.fullmatch(r"[\w-]+", run_id) or not (folder / "status.json").exists():
+        known = re.fullmatch(r"[\w-]+", run_id) and (folder / "status.json").exists()
+        if not known or not self.access.sees(Run(folder)):  # one sentence for both: it must not tell what is hidden
             raise UserError(f"There is no run {run_id!r} in {self.runs_dir}; `python app.py runs` lists them.")
         return Run(folder)
 
     def runs(self) -> list[Run]:
-        """All runs, newest first."""
+        """All runs that whoever asks may see, newest first."""
+        return [run for run in self.every_run() if self.access.sees(run)]
+
+    def every_run(self) -> list[Run]:
+        """All runs, whoever asks, newest first: for limits and housekeeping, never for a page."""
         folders = [path.parent for path in self.runs_dir.glob("*/status.json")]
         return sorted((Run(folder) for folder in folders), key=lambda run: run.created, reverse=True)
 
     def create(self, method: str, config: Config, *, name: str = "", parent: str = "", key: str = "", lane: str = "compute",
-               stage: str = "", what: str = "") -> Run:
-        """Make the folder of a new run, in state queued. Nothing is started; core/jobs.py does that."""
+               stage: str = "", what: str = "", marks: Mapping[str, str] | None = None) -> Run:
+        """Make the folder of a new run, in state queued. Nothing is started; core/jobs.py does that. marks: more for status.json."""
         folder = self._new_folder(method)
         settings = config.model_dump(mode="json")
         write_text(folder / "config.yaml", config_yaml(method, settings))
@@ -85,7 +92,7 @@ class Workspace:
         write_json(folder / "labels.json", {"name": name, "tags": [], "note": "", "archived": False})
         write_json(folder / "status.json", {
             "state": "queued", "method": method, "stage": stage, "lane": lane, "what": what, "parent": parent, "key": key,
-            "created": time.time(), "message": "", "processes": settings.get("processes", 1)})
+            "created": time.time(), "message": "", "processes": settings.get("processes", 1), **(marks or {})})
         return Run(folder)
 
     def _new_folder(self, method: str) -> Path:

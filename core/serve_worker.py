@@ -9,6 +9,7 @@ It reads one JSON object a line from stdin, and writes one a line to stdout (cor
     {"id": 7, "who": "status", "text": ...}                                     what is waited for
     {"id": 7, "who": "reply" | "feedback" | "revision", "turn": 0, "text": all so far, "done": false}
     {"id": 7, "who": "verdict", "turn": 0, "text": ..., "verdict": {...}}        about the words of a turn
+    {"id": 7, "who": "classified", "classified": {...}}                         what a guard says, where "kind" is "classify"
     {"id": 7, "who": "end", "seconds": 3.2, "tokens": 40, "writing": 2.9, "finish": "stop", "episode": {...} or null, ...}
                                                                                 or "stopped", or "error" with one sentence
 
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.active import StopRequested
 from core.chat_models import Sampling, Words
+from core.guard.worker import GuardDesk
 from core.methods import UserError
 from core.runs import Workspace
 from core.serve_models import Models
@@ -63,6 +65,7 @@ class ServeWorker:
         self.cancelled: set[int] = set()
         self.turns = Turns()
         self.models = Models(workspace, memory_limit())
+        self.guard = GuardDesk(workspace, self.turns, self.models._make_room)
         self._judge_name = ""
         self._judge: Judge | None = None
         self._judging = threading.Lock()
@@ -87,8 +90,9 @@ class ServeWorker:
             self.cancelled.discard(asking.number)
 
     def unload(self) -> None:
-        """Let go of models and judge."""
+        """Let go of models, guard and judge."""
         self.models.close()
+        self.guard.close()
         if self._judge is not None:
             with contextlib.suppress(Exception):  # it may be what failed
                 self._judge.close()
@@ -98,6 +102,8 @@ class ServeWorker:
 
     def _answered(self, asking: _Asking, question: dict[str, Any]) -> Event:
         """What the last event says."""
+        if question.get("kind") == "classify":
+            return self.guard.answer(question, asking.tell, asking.is_cancelled)
         options = {name: value for name, value in (question.get("options") or {}).items() if value is not None}
         messages = [{"role": str(one["role"]), "content": str(one["content"])} for one in question["messages"]]
         sampling = Sampling.of(options)

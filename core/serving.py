@@ -8,6 +8,7 @@ Events are dictionaries. `who` is
     status     what is waited for: `text`
     reply, feedback, revision      all that was written so far: `turn`, `text`, `done`
     verdict    what the judge says of a turn's words: `turn`, `text`, `verdict` (core.records.Verdict)
+    classified what a guard says of a prompt and its response: `classified` (core.guard.schema.Classified)
     end        `seconds`, `tokens`, `writing` (seconds from the first words to the last), `finish` (stop, length, refused), `note`, `usd`;
                `episode` (core.records.Episode) where two agents spoke, with verdicts where a judge was asked
     stopped    the question was given up
@@ -28,7 +29,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from core.records import Side
 from core.runs import REPOSITORY, Workspace
@@ -54,6 +55,9 @@ class Question:
     """[{role, content}]; the last one is the user's."""
     options: dict[str, Any] = field(default_factory=dict)
     """Fields of core.chat_models.Sampling; what is not given is its default."""
+    kind: Literal["answer", "classify"] = "answer"
+    """classify: `model` is a guard, `messages` are a prompt and perhaps the response to it, `options` those of core.guard.schema.How and
+    prompt_format."""
     judge: str = ""
     """Asked about every reply of two agents; "" = nobody is."""
     side: Side | None = None
@@ -226,8 +230,8 @@ class Serving:
         return max(0, list(self._line).index(number) + 1 - AT_ONCE)
 
     def _answer(self, number: int, question: Question) -> Iterator[Event]:
-        line = {"id": number, "model": question.model, "messages": list(question.messages), "options": question.options,
-                "judge": question.judge, "side": question.side, "key": question.key}
+        line = {"id": number, "kind": question.kind, "model": question.model, "messages": list(question.messages),
+                "options": question.options, "judge": question.judge, "side": question.side, "key": question.key}
         for turn in range(2):  # an idle worker may end just as it is asked: then a new one is
             worker = self._ready()
             heard: Event | None = None

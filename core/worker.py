@@ -13,6 +13,7 @@ import time
 import traceback
 from typing import Any
 
+from core import keep
 from core.active import ActiveRun, StopRequested
 from core.files import write_json
 from core.jobs import STOP_GRACE, kill_tree, pump
@@ -44,6 +45,7 @@ def main(run_id: str) -> int:
         if not run.status.get("parent"):
             workspace.store.dequeue(run.id)
             pump(workspace)
+        keep.start(workspace)
     code = {"succeeded": 0, "stopped": 3}.get(outcome["state"], 2 if outcome.get("bad_input") else 1)
     if rank and code:  # torchrun ends every rank when one reports a failure: let rank 0 say first how the run ended
         time.sleep(RANK_GRACE)
@@ -104,8 +106,14 @@ def environment(seed: int) -> dict[str, Any]:
             versions[package] = version(package)
     from core.runs import REPOSITORY
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-    dirty = bool(subprocess.run(["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip())
+    def git(*words: str) -> str:
+        try:
+            return subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+        except OSError:  # a container has no git
+            return ""
+
+    commit = git("rev-parse", "HEAD") or os.environ.get("SPACE_COMMIT_SHA", "")
+    dirty = bool(git("status", "--porcelain"))
     return {"python": platform.python_version(), "platform": platform.platform(), "host": platform.node(), "versions": versions,
             "commit": commit or None, "uncommitted_changes": dirty, "cpu": _cpu_name(), "cores": os.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total, "processes": int(os.environ.get("WORLD_SIZE", "1")), "seed": seed,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from core import ChatModel, Outcome, Words, hookimpl
 
 
@@ -10,7 +12,7 @@ class AgentsChat(ChatModel):
 
     name = "agents"
     title = "Two agents of a run"
-    engine = None
+    engine: Any = None
 
     @classmethod
     def takes(cls, ref):
@@ -57,8 +59,8 @@ class AgentsChat(ChatModel):
         try:
             for episode in engine.episodes([list(messages)], speech, should_stop=should_stop):
                 said = [one for part in episode.rounds for one in (part.reply, part.feedback) if one is not None]
-                finish = "length" if episode.last.reply.finish == "length" else "stop"
-                return Outcome(tokens=sum(one.tokens for one in said), finish=finish, episode=episode)
+                cut = episode.last.reply.finish == "length"
+                return Outcome(tokens=sum(one.tokens for one in said), finish="length" if cut else "stop", episode=episode)
         finally:
             engine.agents.on_text, engine.rules = None, own_rules
         raise StopRequested

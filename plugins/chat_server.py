@@ -62,8 +62,8 @@ class ServerChat(ChatModel):
             raise UserError(f"{self.url} sent no answer in OpenAI's format; check the address (it most often ends with /v1).")
         tell(Words("reply", 0, heard.text, done=True))
         note = "the service's content filter ended it" if heard.finish == "content_filter" else ""
-        finish = {"length": "length", "content_filter": "refused"}.get(heard.finish, "stop")
-        return Outcome(tokens=heard.tokens, prompt_tokens=heard.prompt_tokens, finish=finish, note=note)
+        return Outcome(tokens=heard.tokens, prompt_tokens=heard.prompt_tokens, note=note,
+                       finish="refused" if note else "length" if heard.finish == "length" else "stop")
 
 
 class _Heard:

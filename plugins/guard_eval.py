@@ -81,6 +81,11 @@ class GuardEval(Method):
         """Of the samples that choose the hard rows."""
         rival: str = setting("", advanced=True)
         """One of the models that every other has to beat: R-SFT trained for as long as R-SFT and HS-DPO together (3 epochs)."""
+        confidence: Literal["none", "log-prob", "vote"] = setting("none", advanced=True)
+        """Also score every label, for a sweep over thresholds. log-prob: how likely it is at its place in the answer. vote: the share of
+        confidence_samples sampled answers, whose majority is then the label."""
+        confidence_samples: int = setting(5, ge=2, le=64, advanced=True)
+        """k of the vote; drawn at `temperature`, or at 1 where that is 0."""
         baselines: bool = setting(True, advanced=True)
         """Also score answering "harmful" (or "refusal") to everything."""
         gate_accuracy: float = setting(0.5, ge=0, le=1, advanced=True)
@@ -145,7 +150,8 @@ class GuardEval(Method):
             return Estimate(seconds=5)
         rows = len(self._chosen(config, self._examples(config)).rows)
         tokens, seconds, known = 0, 0.0, True
-        asking = [(found, asked, 1) for found, asked, _ in self._formats(config, [self._found(model) for model in config.models])]
+        votes = config.confidence_samples if config.confidence == "vote" else 1
+        asking = [(found, asked, votes) for found, asked, _ in self._formats(config, [self._found(model) for model in config.models])]
         if config.hard_subset and (chooser := chooser_of(config)):
             asking.append((*self._format_of(config, chooser)[:2], config.hard_subset))
         for found, asked, samples in asking:
@@ -174,6 +180,8 @@ class GuardEval(Method):
         options = Options(config.policy, config.seed, config.baselines, config.reference, config.gate_accuracy, config.gate_coherent,
                           config.rival)
         report = build_report(self.name, predictions, models, options, about, hard)
+        if config.confidence != "none":
+            report["confidence"] = {"method": config.confidence, "samples": config.confidence_samples if config.confidence == "vote" else 1}
         run.save_report(report)
         for line in about.overrides:
             run.notice(line["text"], "warning")
@@ -223,7 +231,8 @@ class GuardEval(Method):
             raise UserError(f"None of the models can give the labels of {config.data} ({', '.join(chosen.tasks)}); choose another "
                             "prompt_format or task.")
         how = Asking("official" if config.parse_rule == "official" else "ours", config.max_new_tokens, config.temperature, config.top_p,
-                     config.seed, config.device, config.dtype, config.quantization, config.engine)
+                     config.seed, config.device, config.dtype, config.quantization, config.engine, config.confidence,
+                     config.confidence_samples)
         models, before, hard = [], 0, None
         if chooser:
             choice = HardChoice(config.hard_subset, config.hard_temperature, config.hard_top_p)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from itertools import pairwise
 
 from core import serve_turns
 from core.serve_turns import Turns
@@ -28,7 +29,7 @@ def test_two_who_compute_alternate_and_never_overlap(monkeypatch):
     for thread in threads:
         thread.join(30)
     assert sorted(seen) == ["a"] * 50 + ["b"] * 50
-    assert sum(one != other for one, other in zip(seen, seen[1:], strict=False)) > 50
+    assert sum(one != other for one, other in pairwise(seen)) > 50
 
 
 def test_alone_nobody_waits():

@@ -152,7 +152,7 @@ def test_words_for_failures_and_verdicts():
         "good", "unsafe", "a needless refusal", "no verdict: late"]
 
 
-def test_adapters_of_one_base_hold_one_copy_of_it(heard, workspace, agents_run):
+def test_adapters_of_one_base_hold_one_copy_of_it(heard, agents_run):
     """Switching between them loads nothing: the base is the same object, and the second agent costs its adapter alone."""
     for agent in ("conversation", "feedback"):
         assert heard(model=f"{agents_run}#{agent}", options={"max_new_tokens": 2})[-1]["who"] == "end"

@@ -27,3 +27,12 @@ new MutationObserver((changes, observer) => {
   if (active.offsetLeft + active.offsetWidth < bar.clientWidth - 48) return; // 48: the faded end
   bar.scrollLeft = active.offsetLeft - (bar.clientWidth - active.offsetWidth) / 2;
 }).observe(document, {childList: true, subtree: true});
+
+// Keys for what can be chosen with one (data-key), as long as nobody is writing somewhere.
+document.addEventListener('keydown', (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, textarea, select, [contenteditable]')) return;
+  const found = document.querySelector(`[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
+  if (!found) return;
+  event.preventDefault();
+  found.click();
+});

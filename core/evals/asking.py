@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from core.evals.confident import confident_answers
 from core.evals.predictions import FILE, Key, PredictionLog, key_of, read_predictions
 from core.evals.questions import Question, Rule, answer, questions
 from core.evals.report import Model
 from core.evals.rows import Chosen
 from core.evals.seen import TrainedOn, trained_on
 from core.methods import UserError
+from core.records import Prediction
 from core.refs import parse_model_ref
 from core.runs import Run, Workspace
 from core.words import plural
@@ -39,6 +41,10 @@ class Asking:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantization: Literal["none", "nf4"] = "none"
     engine: EngineName = "auto"
+    confidence: Literal["none", "log-prob", "vote"] = "none"
+    """Where scores of the labels are from; none: there are none."""
+    confidence_samples: int = 5
+    """k of the vote."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,8 @@ def ask(plan: Plan, how: Asking, chosen: Chosen, run: ActiveRun, progress: Calla
     started = time.monotonic()
     if todo:
         with PredictionLog(run.dir / FILE) as log:
-            for count, (question, made) in enumerate(_answers(plan, how, todo, run), start=1):
-                seen = plan.trained.holds(question.example.prompt)
-                log.add(answer(question, plan.ref, made.text, plan.prompt_format, rule=how.rule, finish=made.finish, tokens=made.tokens,
-                               seen=seen))
+            for count, one in enumerate(_predictions(plan, how, todo, run), start=1):
+                log.add(one.model_copy(update={"seen_in_training": plan.trained.holds(one.prompt)}))
                 progress(len(done) + count)
         _free_memory()
     run.stop_if_asked()
@@ -115,6 +119,15 @@ def _answered(model: str, chosen: Chosen, run: Run) -> set[Key]:
                                 "start a new evaluation.")
             found.add(key_of(item))
     return found
+
+
+def _predictions(plan: Plan, how: Asking, todo: list[int], run: ActiveRun) -> Iterator[Prediction]:
+    """What is written down of each answer, as it becomes ready."""
+    if how.confidence != "none":
+        yield from confident_answers(plan, how, todo, run)
+        return
+    for question, made in _answers(plan, how, todo, run):
+        yield answer(question, plan.ref, made.text, plan.prompt_format, rule=how.rule, finish=made.finish, tokens=made.tokens)
 
 
 def _answers(plan: Plan, how: Asking, todo: list[int], run: ActiveRun) -> Iterator[tuple[Question, Any]]:

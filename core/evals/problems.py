@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.evals.asking import Plan
+from core.evals.confident import cannot_be_scored, confidence_problems
 from core.evals.questions import has_official_rule
 from core.evals.rows import Chosen
 from core.methods import Problem
@@ -37,7 +38,7 @@ def contradictions(config: Any) -> list[Problem]:
     if config.rival and config.rival == (config.reference or config.models[0]):
         return [Problem(f"rival = {config.rival} is the reference, too; each model is compared with the reference anyway.", "rival",
                         fix={"rival": ""}, fix_label="No rival")]
-    return []
+    return confidence_problems(config)
 
 
 def plan_problems(plan: Plan, chosen: Chosen, config: Any) -> list[Problem]:
@@ -49,6 +50,9 @@ def plan_problems(plan: Plan, chosen: Chosen, config: Any) -> list[Problem]:
     if plan.ref.startswith("openai:") and any(asked.choices(question.example) for question in plan.questions):
         problems.append(Problem(f"{plan.ref} would be asked in {asked.name}, which takes the likelier of two labels, and a server does not "
                                 "tell how likely they are; name the format it answers in.", "prompt_format"))
+    if why := cannot_be_scored(plan, config):
+        problems.append(Problem(f"confidence = {config.confidence}: {why}", "confidence", fix={"confidence": "none"},
+                                fix_label="No confidence"))
     if not plan.questions:
         labels = ", ".join(chosen.tasks)
         problems.append(Problem(f"{plan.ref} answers in {asked.name}, which gives no label that the rows have ({labels}).", "prompt_format",

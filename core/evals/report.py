@@ -12,6 +12,7 @@ from core.evals.hard_report import hard_section
 from core.evals.hard_subset import HardSubset
 from core.evals.lengths import answer_lengths
 from core.evals.scoring import against_always, baseline, breakdown, compare, of_task, score, score_all
+from core.evals.sweep import sweep
 from core.intervals import Interval, wilson
 from core.records import NEGATIVE, POSITIVE, TASKS, Prediction, Task
 from core.scores import Policy
@@ -99,7 +100,7 @@ def _entry(model: Model, rows: list[Prediction], task: Task, seed: int) -> dict[
         "coherent": coherent_rate(rows).model_dump(mode="json"), "incoherent_why": count_reasons(item.incoherent_why for item in rows),
         "tokens_mean": round(sum(counted) / len(counted), 1) if counted else None, "length": answer_lengths(rows, seed),
         "seconds": model.seconds, "seconds_rows": model.seconds_rows,
-        "seen": _seen(model, rows, task, seed),
+        "seen": _seen(model, rows, task, seed), **({"sweep": found} if (found := sweep(rows, task, seed)) else {}),
     }
 
 

@@ -6,27 +6,28 @@ from collections.abc import Callable
 
 import gradio as gr
 
+from core.access import READ_ONLY, gpu_words, storage_words
 from core.methods import Stage
 from core.runs import Workspace
-from core.ui import api, data_page, empty_pages, evaluation_page, mining_page, plugins_page, rl_page, runs_page, stage_page
+from core.ui import api, chat_page, data_page, empty_pages, evaluation_page, html, mining_page, plugins_page, rl_page, runs_page, stage_page
 
 
-def build(workspace: Workspace) -> gr.Blocks:
-    """The whole app, not yet launched."""
+def build(workspace: Workspace, sign_out: bool = False) -> gr.Blocks:
+    """The whole app, not yet launched. sign_out: people sign in with Hugging Face, so each page has the button to sign out."""
     with gr.Blocks(title="GuardWaltz", analytics_enabled=False) as demo:
-        _bar()
+        _bar(workspace, sign_out)
         data_page.build(workspace)
         api.build(workspace)
     for title, page in _pages(workspace).items():
         with demo.route(title, title.lower()):
-            _bar()
+            _bar(workspace, sign_out)
             page()
     return demo
 
 
 def _pages(workspace: Workspace) -> dict[str, Callable[[], None]]:
     return {"Training": _stage(workspace, Stage.TRAINING), "Mining": _mining(workspace), "RL": _rl(workspace),
-            "Evaluation": lambda: evaluation_page.build(workspace), "Chat": lambda: empty_pages.build("chat"),
+            "Evaluation": lambda: evaluation_page.build(workspace), "Chat": lambda: chat_page.build(workspace),
             "Runs": lambda: runs_page.build(workspace), "Plugins": lambda: plugins_page.build(workspace)}
 
 
@@ -51,5 +52,10 @@ def _rl(workspace: Workspace) -> Callable[[], None]:
     return lambda: empty_pages.build(Stage.RL.value)
 
 
-def _bar() -> None:
+def _bar(workspace: Workspace, sign_out: bool) -> None:
     gr.Navbar(main_page_name="Data")
+    notes = [(READ_ONLY if workspace.access.public else "", "info"), (storage_words(), "warning"), (gpu_words(), "warning")]
+    if shown := html.join([html.problem_strip(words, kind) for words, kind in notes if words]):
+        gr.HTML(shown, apply_default_css=False, elem_classes="gw-slot gw-notes")
+    if sign_out:
+        gr.LoginButton(size="sm", elem_classes="gw-quiet")  # with one of these on a page, Gradio brings the routes of signing in

@@ -11,12 +11,13 @@ import gradio as gr
 from markupsafe import Markup
 
 from core import jobs
+from core.access import Act
 from core.methods import Stage, UserError
 from core.runs import REPOSITORY, Run, Workspace
 from core.ui import chat_rows, data_plots, data_rows, html, model_view, run_card
 from core.ui.address import View, page_number, query_of, read_view, view_box, write_view
 from core.ui.downloads import download_box, prepared
-from core.ui.new_run import NewRun
+from core.ui.new_run import draw_new_run
 from core.ui.theme import block, clicked, on_load
 
 REFRESH = 2.0
@@ -31,10 +32,11 @@ def build(workspace: Workspace) -> None:
     """The page, inside its route."""
     page = DataPage(workspace)
     view = view_box()
+    may_upload = workspace.access.may(Act.UPLOAD)
     block(html.page_header("Data", "Bring prompts and labels in, and see what they hold."))
     with gr.Row(elem_classes="gw-columns"):
         with gr.Column(scale=5, min_width=300, elem_classes="gw-left"):
-            with gr.Column(elem_classes="gw-card gw-form"):
+            with gr.Column(elem_classes="gw-card gw-form", visible=may_upload):
                 block(html.card_header("A file", "its path goes into the form below"))
                 with gr.Row(elem_classes="gw-act-row"):
                     upload = gr.UploadButton("Upload a file", file_types=FILE_TYPES)
@@ -42,8 +44,7 @@ def build(workspace: Workspace) -> None:
                 said = block(elem_classes="gw-slot")
             started = gr.Textbox(visible="hidden", label="started", container=False)
             methods = workspace.plugins.of_stage(Stage.DATA)
-            form = NewRun(workspace, methods, started, "Import")
-            form.draw()
+            form = draw_new_run(workspace, methods, started, "Import")
         with gr.Column(scale=7, min_width=300, elem_classes="gw-right"):
             with gr.Column(elem_classes="gw-card"):
                 sets = block(elem_classes="gw-stack")
@@ -119,16 +120,19 @@ def build(workspace: Workspace) -> None:
     gr.on([search.submit, search.blur, split.input, label.input], narrowed, [view, *choosing], [view, *shown], **silent)
     gr.on([tokenizer.input, prompt_format.input], looked, [view, tokenizer, prompt_format], [view, *shown], **silent)
     started.change(begun, [started, view], everything, **silent)
-    demo.click(page.import_demo, None, [started, said], api_name="data_import_demo")
-    source = next((widget for panel in form.panels for spec, widget in zip(panel.form.specs, panel.form.widgets, strict=True)
+    if workspace.access.may(Act.START):
+        demo.click(page.import_demo, None, [started, said], api_name="data_import_demo")
+    panels = form.panels if form else []
+    source = next((widget for panel in panels for spec, widget in zip(panel.form.specs, panel.form.widgets, strict=True)
                    if panel.method.name == METHOD and spec.key == "source"), None)
-    if source is not None:
+    if source is not None and may_upload:
         upload.upload(uploaded, upload, [source, said], **silent)
     gr.Timer(REFRESH).tick(tick, [view, drawn], [*shown, *opened], **silent)
 
 
 def keep_upload(workspace: Workspace, path: Path) -> Path:
     """Copy an uploaded file into the workspace; the same file twice is kept once. Its name stays: it names the set."""
+    workspace.access.demand(Act.UPLOAD)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     target = workspace.runs_dir / "uploads" / digest / path.name
@@ -164,7 +168,8 @@ class DataPage:
         if not runs:
             text = ("A set is a file turned into labelled rows with a train and a test split; training, mining and evaluation pick it by "
                     "name. Nothing has been imported yet.")
-            return head + html.empty_state("No data yet", text, html.small_link("Import the demo set", "demo"))
+            demo = html.small_link("Import the demo set", "demo") if self.workspace.access.may(Act.START) else ""
+            return head + html.empty_state("No data yet", text, demo)
         run = self.chosen(read_view(query))
         return head + data_rows.sets_table(runs[:50], run.id if run else "")
 

@@ -23,16 +23,11 @@ _PAGES = {
            "that each agent earned in an episode and why; the curves of each term; how safe and how helpful the pair is against the "
            "model it started from; and single episodes of reply, feedback and revision.\n"
            "A plugin that brings an RL method appears on this page by itself.", ("Train a guard meanwhile", "/training")),
-    "chat": ("Chat", "One message, several models, the guard's verdict under each answer.",
-             "Chat is not built yet in this version",
-             "It will send one message to up to three models side by side, local or hosted, with their names hidden until you vote "
-             "for the best answer. Here will stand: the answers, a guard's verdict under each, and the votes counted with their interval.\n"
-             "Until then, the Evaluation page measures a guard on whole test sets.", ("Evaluate a guard", "/evaluation")),
 }
 
 
 def build(name: str) -> None:
-    """Put the page on the route that is being built. `name`: mining, rl, chat."""
+    """Put the page on the route that is being built. `name`: training, mining, rl."""
     title, subtitle, heading, text, (words, href) = _PAGES[name]
     gr.HTML(html.page_header(title, subtitle), apply_default_css=False)
     with gr.Column(elem_classes="gw-card"):

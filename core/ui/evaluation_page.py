@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from core.access import Act
 from core.evals.published import published_for
 from core.files import read_json
 from core.methods import Stage, UserError
@@ -22,14 +23,15 @@ from core.ui.evaluation_cards import breakdown_card, confusion_card, gates_card,
 from core.ui.evaluation_hard import hard_card, hard_rows, lengths_card
 from core.ui.evaluation_rows import as_task, rows_card
 from core.ui.evaluation_suite import left_out, suite_cards
-from core.ui.new_run import NewRun
+from core.ui.evaluation_sweep import Sweep
+from core.ui.new_run import draw_new_run
 from core.ui.pieces import segments
 from core.ui.theme import block, clicked, on_load
 
 REFRESH = 2.0
-DROPS = {"which": ("page", "row"), "page": ("row",), "model": ("page", "row"), "side": ("page", "row"),
-         "task": ("model", "which", "page", "row", "by"),
-         "run": ("task", "model", "which", "page", "row", "by", "tick", "at", "side")}
+DROPS = {"which": ("page", "row"), "page": ("row",), "model": ("page", "row", "cut"), "side": ("page", "row"),
+         "task": ("model", "which", "page", "row", "by", "cut"),
+         "run": ("task", "model", "which", "page", "row", "by", "tick", "at", "side", "cut")}
 """What is forgotten when another filter, page, model, task or evaluation is chosen."""
 SUITE = "suite"
 """What `show` is in the address of the benchmark suite."""
@@ -46,7 +48,7 @@ def build(workspace: Workspace) -> None:
     with gr.Row(elem_classes="gw-columns"):
         with gr.Column(visible=False, scale=5, min_width=300) as form_box:
             started = gr.Textbox(visible="hidden", label="started", container=False)
-            NewRun(workspace, workspace.plugins.of_stage(Stage.EVALUATION), started, "New evaluation").draw()
+            draw_new_run(workspace, workspace.plugins.of_stage(Stage.EVALUATION), started, "New evaluation")
         with gr.Column(scale=7, min_width=300, elem_classes="gw-right"):
             running = block(elem_classes="gw-slot gw-stack")
     with gr.Column(elem_classes="gw-card", visible=False) as board_box:
@@ -56,12 +58,13 @@ def build(workspace: Workspace) -> None:
         table = block(elem_classes="gw-stack")
     with gr.Row(elem_classes="gw-columns"):
         gates, confusion = (block(elem_classes="gw-slot gw-half-card") for _ in range(2))
+    page.sweep.draw()
     hard, lengths, sources, rows = (block(elem_classes="gw-slot") for _ in range(4))
     suite = block(elem_classes="gw-slot gw-stack")
     page.agents.draw()
     traces = evaluation_ticks.ticks_block()
     shown = [header, running, switches, table, gates, confusion, hard, lengths, sources, rows, traces, suite, *page.agents.blocks]
-    fixed = [form_box, board_box, picker, page.agents.box, page.agents.plot]
+    fixed = [form_box, board_box, picker, page.agents.box, page.agents.plot, *page.sweep.parts]
     silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
     def load(request: gr.Request) -> list[Any]:
@@ -78,6 +81,9 @@ def build(workspace: Workspace) -> None:
     def pick(run_id: str, query: str, request: gr.Request) -> list[Any]:
         return _all(write_view(read_view(query), run=run_id, **dict.fromkeys(DROPS["run"], "")), request)
 
+    def cut(threshold: str, query: str, request: gr.Request) -> list[Any]:
+        return _all(write_view(read_view(query), cut=threshold), request, query)
+
     def tick(query: str, was: str | None, request: gr.Request) -> list[Any]:
         if was is not None and page.stamp() != was:  # an evaluation has finished, or one was deleted; None: the page is still opening
             return _all(query, request)
@@ -92,6 +98,7 @@ def build(workspace: Workspace) -> None:
     for part in (header, running, switches, table, gates, sources, rows, traces, suite, *page.agents.clickable):
         part.select(act, view, everything, **silent)
     picker.input(pick, [picker, view], everything, **silent)
+    page.sweep.chosen.input(cut, [page.sweep.chosen, view], everything, **silent)
     started.change(begun, view, everything, **silent)
     gr.Timer(REFRESH).tick(tick, [view, drawn], everything, **silent)
 
@@ -99,12 +106,13 @@ def build(workspace: Workspace) -> None:
 class EvaluationPage:
     """What the page shows for a view. Nothing is kept here: folders and view say all."""
 
-    FORGET = dict.fromkeys(("task", "model", "which", "page", "row", "by", "tick", "at"), "")
+    FORGET = dict.fromkeys(("task", "model", "which", "page", "row", "by", "tick", "at", "cut"), "")
     """What belongs to one evaluation and is dropped when another is chosen."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.agents = Agents()
+        self.sweep = Sweep()
 
     def of_agents(self) -> list[Run]:
         """Finished evaluations of agents, newest first."""
@@ -130,7 +138,8 @@ class EvaluationPage:
         same = was is not None and _kind(was, finished, of_agents) == kind and was.get("run") == view.get("run")
         figure = gr.skip() if same or kind != AGENTS else self.agents.figure(view, of_agents)  # a plot that is sent anew is built anew
         return [gr.update(visible=_form_is_open(view) or not (finished or of_agents)), gr.update(visible=run is not None and kind == ""),
-                gr.update(choices=choices, value=run.id if run else None), gr.update(visible=kind == AGENTS), figure]
+                gr.update(choices=choices, value=run.id if run else None), gr.update(visible=kind == AGENTS), figure,
+                *self.sweep.shown(*_swept(run if kind == "" else None, view), view.get("cut", ""))]
 
     def shown(self, query: str, who: str | None = None) -> list[str]:
         """Everything drawn by us."""
@@ -145,7 +154,7 @@ class EvaluationPage:
         report = run.report if run else None
         if run is None or not report:
             return [*top, *[""] * 10, *no_agents]
-        return [*top, *_Look(run, report, view).parts(who or ""), "", *no_agents]
+        return [*top, *_Look(run, report, view, self.workspace.access.may(Act.EDIT)).parts(who or ""), "", *no_agents]
 
     def stamp(self) -> str:
         """Changes when the page has to be drawn anew by itself."""
@@ -155,7 +164,7 @@ class EvaluationPage:
         """Cards of the evaluations under way; the empty state where there was never one."""
         wanted = [run for run in self._runs()[:30] if run.state in ("running", "queued")][:4]
         empty = _no_results(self.workspace) if not wanted and not self.stamp() else None
-        return html.join([empty, *(html.card(run_card.top(run), run_card.actions(run)) for run in wanted)])
+        return html.join([empty, *(html.card(run_card.top(run), run_card.actions(run, self.workspace)) for run in wanted)])
 
     def act(self, query: str, word: str, value: str, who: str = "") -> str:
         """The view after a click; ticks are written, runs stopped or resumed."""
@@ -197,11 +206,19 @@ class EvaluationPage:
         return write_view(view)
 
 
+def _swept(run: Run | None, view: View) -> tuple[Report, dict[str, Any]]:
+    """(report, what it says of the chosen model on the chosen task); two empty ones where there is nothing to sweep."""
+    report = run.report if run else None
+    if run is None or not report:
+        return {}, {}
+    return report, _Look(run, report, view, False).entry
+
+
 class _Look:
     """One evaluation seen through one view: task, policy and model."""
 
-    def __init__(self, run: Run, report: Report, view: View) -> None:
-        self.run, self.report, self.view = run, report, view
+    def __init__(self, run: Run, report: Report, view: View, may_tick: bool) -> None:
+        self.run, self.report, self.view, self.may_tick = run, report, view, may_tick
         self.name = as_task(view.get("task", ""), list(report["tasks"]))
         self.task: dict[str, Any] = report["tasks"][self.name]
         asked = view.get("policy") or report.get("policy", "strict")
@@ -223,7 +240,8 @@ class _Look:
             _or_said(lambda: rows_card(self.run, self.name, entry, self.titles, self.view.get("which", "wrong"),
                                        _number(self.view.get("page", "")) - 1, int(row) if row.isdecimal() else None,
                                        hard_rows(self.report, self.name))),
-            _or_said(lambda: evaluation_ticks.ticks_card(self.run, self.titles, bool(self.view.get("tick")), self.view.get("at", ""), who)),
+            _or_said(lambda: evaluation_ticks.ticks_card(self.run, self.titles, bool(self.view.get("tick")), self.view.get("at", ""), who,
+                                                         self.may_tick)),
         ]
 
     def switches(self) -> Markup:

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from core.access import Act
 from core.evals.predictions import FILE
 from core.evals.ticks import TICKS, tick_summary, ticks, traces_to_tick
 from core.records import Prediction
@@ -62,15 +63,16 @@ def position(run: Run, traces: list[Prediction], asked: str, who: str = "") -> i
     return next((index for index, item in enumerate(traces) if (item.row, item.model, who) not in said), len(traces) - 1)
 
 
-def ticks_card(run: Run, titles: dict[str, str], opened: bool, asked: str, who: str = "") -> Markup:
+def ticks_card(run: Run, titles: dict[str, str], opened: bool, asked: str, who: str = "", may_tick: bool = True) -> Markup:
     """Closed: what was ticked so far. Opened: one trace with its three buttons."""
+    opened = opened and may_tick
     traces = sampled(run)
     head_words = f"{len(traces)} sampled reasonings, read by a person"
     if not traces:
         return Markup()
     found = summary(run)
     button = html.small_button("Close", "tick-close") if opened else html.small_button(f"Tick {len(traces)} traces", "tick-open")
-    head = html.card_header("Does the reasoning hold together?", head_words, button)
+    head = html.card_header("Does the reasoning hold together?", head_words, button if may_tick else "")
     if not opened:
         return html.card(head, agreement(found))
     return html.card(head, _trace(run, traces, titles, position(run, traces, asked, who), who), agreement(found))
@@ -124,6 +126,7 @@ def tick(workspace: Workspace, run_id: str, asked: str, verdict: str, who: str =
 
     from core.evals.ticks import Tick, add_tick
 
+    workspace.access.demand(Act.EDIT)
     run = workspace.run(run_id)
     traces = sampled(run)
     at = position(run, traces, asked, who)

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from core.runs import Run
+from core.runs import Run, Workspace
 from core.ui import html, run_card
 from core.ui.mining_run import Built, Miner, Pairing
 from core.words import plural
@@ -22,7 +22,8 @@ def weights_of(built: Built) -> list[tuple[float, int]]:
     return [(float(bar["weight"]), int(bar["pairs"])) for bar in found]
 
 
-def built_card(pairs: Sequence[Run], built: Built | None, miner: Miner | None, train: str = "") -> Markup:
+def built_card(pairs: Sequence[Run], built: Built | None, miner: Miner | None, train: str = "",
+               workspace: Workspace | None = None) -> Markup:
     """Header and numbers of the newest pairs; above them the newest run, where that is another one or came to a bad end.
 
     `train`: the address of the form that trains on pairs, "" where there is none.
@@ -32,7 +33,7 @@ def built_card(pairs: Sequence[Run], built: Built | None, miner: Miner | None, t
     newest = pairs[0]
     parts: list[Markup | None] = []
     if built is None or newest.id != built.run.id:
-        parts += [run_card.top(newest), run_card.actions(newest)]
+        parts += [run_card.top(newest), run_card.actions(newest, workspace)]
     if built is None:
         return html.join(parts)
     report = built.report

@@ -38,8 +38,9 @@ document.addEventListener('keydown', byKey);
 """J, K and X work anywhere on the page, but not while somebody types."""
 
 
-def input_card(miner: Miner, place: int, built: Built | None, mode: str, who: str) -> Markup:
+def input_card(miner: Miner, place: int, built: Built | None, mode: str, who: str, may_edit: bool = True) -> Markup:
     """The whole card. `mode`: "gold" or "swap" while one of them is being chosen."""
+    mode = mode if may_edit else ""
     edited = miner.edited(place)
     sample = edited.sample
     task = miner.task_of(place)
@@ -57,7 +58,7 @@ def input_card(miner: Miner, place: int, built: Built | None, mode: str, who: st
     outputs = [output_card(edited, number, task, pair, veiled, can) for number in range(len(sample.outputs))]
     parts = [html.join(texts), html.div(html.join(outputs), "gw-cards gw-outputs"), _asked(edited, pair, mode, can),
              _no_pair(miner, place, edited, built) if pair is None else Markup(),
-             _buttons(miner, place, edited, who)]
+             _buttons(miner, place, edited, who) if may_edit else _next(edited)]
     return html.element("section", head + html.join(parts), "gw-card", data_input=sample.row)
 
 
@@ -167,6 +168,11 @@ def picked(can: Sides, pair: tuple[int, int] | None, side: str, number: int) -> 
         return None
     chosen, rejected = pair if pair and pair[0] in right and pair[1] in wrong else (right[0], wrong[0])
     return (number, rejected) if side == "chosen" else (chosen, number)
+
+
+def _next(edited: Edited) -> Markup:
+    """For those who only read."""
+    return html.div(html.small_button("Next input", "next", str(edited.sample.row)), "gw-buttons")
 
 
 def _buttons(miner: Miner, place: int, edited: Edited, who: str) -> Markup:

@@ -14,7 +14,7 @@ from core.ui.downloads import download_box
 from core.ui.mining_input import KEYS
 from core.ui.mining_rows import FILTERS
 from core.ui.mining_view import CLOSED, DROPS, LIST, PARTS, MiningPage
-from core.ui.new_run import NewRun
+from core.ui.new_run import draw_new_run
 from core.ui.theme import block, clicked, on_load
 
 REFRESH = 2.0
@@ -28,7 +28,7 @@ def build(workspace: Workspace) -> None:
     with gr.Row(elem_classes="gw-columns"):
         with gr.Column(visible=False, scale=5, min_width=300) as form_box:
             started = gr.Textbox(visible="hidden", label="started", container=False)
-            NewRun(workspace, workspace.plugins.of_stage(Stage.MINING), started, "New mining run").draw()
+            draw_new_run(workspace, workspace.plugins.of_stage(Stage.MINING), started, "New mining run")
         with gr.Column(scale=7, min_width=300, elem_classes="gw-right"):
             parts["running"] = block(elem_classes="gw-slot gw-stack")
             parts["others"] = block(elem_classes="gw-slot")

@@ -14,6 +14,7 @@ from gradio.utils import get_upload_folder
 from markupsafe import Markup
 
 from core import jobs
+from core.access import Act
 from core.files import read_json
 from core.methods import Stage, UserError
 from core.mining.outputs import FILE
@@ -116,19 +117,21 @@ class MiningPage:
             "histogram_note": mining_cards.histogram_note(report),
             "where": mining_cards.where_head(report, by), "where_note": mining_cards.where_note(report, by),
             "ensemble": agreement_card(look.pairs, self.pairing),
-            "pairs": built_card(look.pairs, look.built, miner, self._trainer()),
+            "pairs": built_card(look.pairs, look.built, miner, self._trainer(), self.workspace),
             "pairs_table": built_table(look.built) if look.built else ""}
 
     def _trainer(self) -> str:
         """Where pairs are trained on."""
-        return f"/training?method={TRAINER}" if TRAINER in self.workspace.plugins.methods else ""
+        known = TRAINER in self.workspace.plugins.methods and self.workspace.access.may(Act.START)
+        return f"/training?method={TRAINER}" if known else ""
 
     def _rows_parts(self, look: Look, miner: Miner, who: str) -> dict[str, str]:
         view, found = look.view, found_rows(miner, look.view)
         place = opened_place(miner, view, found)
         weighting = self.pairing.weighting(look.built)
         try:
-            opened = input_card(miner, place, look.built, view.get("mode", ""), who) if place is not None else Markup()
+            may_edit = self.workspace.access.may(Act.EDIT)
+            opened = input_card(miner, place, look.built, view.get("mode", ""), who, may_edit) if place is not None else Markup()
             listed = table(miner, view, found, weighting)
         except UserError as error:  # the file was changed while it was read
             opened, listed = Markup(), html.problem_strip(str(error))
@@ -139,7 +142,7 @@ class MiningPage:
         """The page's one filled button (the form's Start is it while the form stands open), and the file to take home."""
         usable = miner.usable()
         export = html.small_link("Export the hard samples", "export-hard", miner.run.id) if usable else None
-        if self.pairing.method is None:
+        if self.pairing.method is None or not self.workspace.access.may(Act.START):
             return html.div(html.join([export]), "gw-build")
         words = f"Build pairs from {usable:,} {'input' if usable == 1 else 'inputs'}"
         button = html.small_button(words, "build", miner.run.id, "filled" if filled else "") if usable else None
@@ -261,6 +264,7 @@ class MiningPage:
 
     def _edit(self, view: View, word: str, value: str, who: str) -> str:
         """`value`: the row, then what the edit needs."""
+        self.workspace.access.demand(Act.EDIT)
         miner = self._miner(view)
         row, _, rest = value.partition(" ")
         place = miner.place_of(int(row)) if row.isdecimal() else None

@@ -1,6 +1,6 @@
 """The "New run" card: pick a method, fill its form, see problems and estimate, start it or take it away as text.
 
-Any page can hold one: `NewRun(workspace, methods, view).draw()`, where `view` is the page's `address.view_box()`. A started
+Any page can hold one: `draw_new_run(workspace, methods, view)`, where `view` is the page's `address.view_box()`. A started
 run is written into the view as `run=ID`. The page's address may bring `?method=NAME` or `?from=RUN` (that run's settings).
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.access import Act
 from core.methods import Method, UserError, apply_aliases
 from core.runs import Workspace
 from core.ui import html, theme
@@ -22,6 +23,19 @@ from core.ui.method_panel import PRIVATE, MethodPanel, Updates
 
 CHOSEN = ""
 """Where a draft keeps the method that was picked last; no method has an empty name."""
+
+
+def draw_new_run(workspace: Workspace, methods: Sequence[type[Method]], view: gr.Textbox, title: str = "New run") -> NewRun | None:
+    """The card; where nobody may start anything, why not, in its place: then no event of it is registered either."""
+    if workspace.access.may(Act.START):
+        card = NewRun(workspace, methods, view, title)
+        card.draw()
+        return card
+    with gr.Column(elem_classes="gw-card"):
+        names = ", ".join(method.title for method in methods)
+        gr.HTML(html.empty_state("Read only", f"In a copy of your own this card is the form of: {names}.",
+                                 html.link("Start the rehearsal", "/runs?recipes=1")), apply_default_css=False)
+    return None
 
 
 class NewRun:

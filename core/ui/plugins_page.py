@@ -60,6 +60,8 @@ def _kind(workspace: Workspace, name: str) -> tuple[str, str]:
         return judge.title, "judge"
     if prompts := plugins.prompt_formats.get(name):
         return prompts.title, "prompt format"
+    if chat := plugins.chat_models.get(name):
+        return chat.title, "chat model"
     return plugins.data_formats[name].title, "data format"
 
 

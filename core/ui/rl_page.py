@@ -12,7 +12,7 @@ from core.runs import Run, Workspace
 from core.ui import html, rl_plots, rl_try, rl_view
 from core.ui.address import query_of, read_view, view_box, write_view
 from core.ui.method_panel import Updates
-from core.ui.new_run import NewRun
+from core.ui.new_run import draw_new_run
 from core.ui.rl_episodes import SIDE_CHOICES
 from core.ui.rl_view import has_ledger, look_at
 from core.ui.stage_page import TITLES, LiveRuns
@@ -33,7 +33,7 @@ def build(workspace: Workspace) -> None:
     live = RLRuns(workspace, Stage.RL, view, header)
     with gr.Row(elem_classes="gw-columns"):
         with gr.Column(scale=5, min_width=300, elem_classes="gw-left") as form_box:
-            NewRun(workspace, workspace.plugins.of_stage(Stage.RL), view).draw()
+            draw_new_run(workspace, workspace.plugins.of_stage(Stage.RL), view)
         with gr.Column(scale=7, min_width=300, elem_classes="gw-right"):
             live.draw()
     unfold = block(elem_classes="gw-slot")

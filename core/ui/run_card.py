@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from core.access import Act
 from core.runs import FINISHED, Run, Workspace
 from core.ui import html, plots
 from core.ui.follow import Story, story_of
@@ -95,10 +96,14 @@ def log(run: Run) -> Markup:
 
 def can_resume(run: Run, state: str, workspace: Workspace | None) -> bool:
     """A step of a study is resumed by its study, some methods not at all."""
-    if state not in ("stopped", "failed", "lost") or run.status.get("parent"):
+    if state not in ("stopped", "failed", "lost") or run.status.get("parent") or not _may(workspace, Act.RESUME):
         return False
     method = workspace.plugins.methods.get(run.method) if workspace else None
     return workspace is None or (method is not None and method.resumable)
+
+
+def _may(workspace: Workspace | None, act: Act) -> bool:
+    return workspace is None or workspace.access.may(act)
 
 
 def _resume_words(run: Run) -> str:
@@ -115,16 +120,18 @@ def actions(run: Run, workspace: Workspace | None = None) -> Markup:
     state = run.state
     stopping = state == "running" and (run.dir / "stop").exists()
     buttons: list[Markup] = []
-    if state == "queued":
+    if not _may(workspace, Act.STOP):
+        pass
+    elif state == "queued":
         buttons.append(html.small_button("Take out of the queue", "stop", run.id, "stop"))
     elif stopping:
         buttons.append(html.small_button("Stop now", "force", run.id, "stop"))
     elif state == "running":
         buttons.append(html.small_button("Stop", "stop", run.id, "stop"))
-    elif can_resume(run, state, workspace):
+    if can_resume(run, state, workspace):
         buttons.append(html.small_button("Resume", "resume", run.id))
     buttons.append(html.link("Open in Runs", f"/runs?run={run.id}"))
-    words = WORDS_OF_STATE.get("stopping" if stopping else state, "")
+    words = WORDS_OF_STATE.get("stopping" if stopping else state, "") if _may(workspace, Act.STOP) else ""
     if stopping:
         words += " Stop now ends it without one."
     if can_resume(run, state, workspace):

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from core.access import OWNER, Access, Act
 from core.methods import Method, UserError, validate
 from core.runs import FINISHED, Run, Workspace
 from core.ui import html
@@ -82,8 +83,10 @@ def asked_part(run: Run) -> Markup:
     return html.code_block(command) + fold("config.yaml", html.code_block(text))
 
 
-def actions_part(run: Run, method: type[Method] | None, ask: str, dependents: Sequence[str]) -> Markup:
+def actions_part(run: Run, method: type[Method] | None, ask: str, dependents: Sequence[str], access: Access = OWNER) -> Markup:
     """Buttons for what can be done now, and the question that a button has opened."""
+    if not access.may(Act.STOP):
+        return html.div(html.small_button("Download YAML", "download", "config.yaml"), "gw-buttons")
     state, child = run.state, bool(run.status.get("parent"))
     page = STAGE_PAGES.get(run.status.get("stage", ""), "")
     buttons: list[Markup] = []

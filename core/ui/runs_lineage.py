@@ -20,7 +20,7 @@ _known: dict[str, tuple[tuple[int | str, ...], Graph]] = {}
 
 def graph_of(run: Run, workspace: Workspace) -> Graph:
     """lineage_graph, looked up again only when a run came or went, or this one changed."""
-    stamp = (workspace.runs_dir.stat().st_mtime_ns, (run.dir / "labels.json").stat().st_mtime_ns, run.state)
+    stamp = (workspace.runs_dir.stat().st_mtime_ns, (run.dir / "labels.json").stat().st_mtime_ns, run.state, workspace.access.viewer())
     if run.id not in _known or _known[run.id][0] != stamp:
         _known[run.id] = (stamp, lineage_graph(run, workspace))
     return _known[run.id][1]

@@ -8,6 +8,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from core import jobs
+from core.access import OWNER, Access, Act, is_rehearsal
 from core.methods import UserError
 from core.recipes import Recipe, parse_recipe, recipe_files
 from core.records import read_jsonl
@@ -16,6 +17,7 @@ from core.ui import html, runs_detail
 from core.ui.address import View, page_number, query_of, read_view, view_box, write_view
 from core.ui.downloads import download_box, prepared
 from core.ui.runs_compare import compare_card, loss_figure
+from core.ui.runs_export import export_card
 from core.ui.runs_files import files_card
 from core.ui.runs_lineage import lineage_card, made_from
 from core.ui.runs_table import PAGE, all_rows, filter_bar, queue_places, runs_table, wanted
@@ -50,14 +52,14 @@ def build(workspace: Workspace) -> None:
                     rate = gr.Textbox(label="Learning rate of the new schedule", info="A new run, from this one's result.",
                                       interactive=True)
                     go = gr.Button("Start the continuation", interactive=True)
-            with gr.Column(elem_classes="gw-card gw-form"):
+            with gr.Column(elem_classes="gw-card gw-form", visible=workspace.access.may(Act.WORDS)):
                 block(html.card_header("Your words", "kept in labels.json"))
                 name = gr.Textbox(label="Name", interactive=True)
                 tags = gr.Textbox(label="Tags", info="Separated by commas.", interactive=True)
                 note = gr.Textbox(label="Note", lines=2, interactive=True)
                 save = gr.Button("Save", interactive=True)
         with gr.Column(scale=5, min_width=300, elem_classes="gw-plain"):
-            files = block()
+            files = block(elem_classes="gw-stack")
     fetched = download_box()
     shown = [header, recipes, filters, table, lineage, live, asked, actions, files, steps, compare]
     fields = [opened, continuing, rate, name, tags, note, report, compare_box, plot]
@@ -87,9 +89,11 @@ def build(workspace: Workspace) -> None:
         part.select(act, view, [view, *shown, *fields, fetched], **silent)
     narrowed = gr.on([stage.input, search.input], _narrowed, [view, stage, search], view, trigger_mode="always_last", **silent)
     narrowed.then(page.shown, view, shown, **silent)
-    save.click(page.save, [view, name, tags, note], None, api_name="runs_save_words").then(page.shown, view, shown, **silent)
-    go.click(page.continue_run, [view, rate], view, **silent).then(
-        lambda query: [*page.shown(query), *page.fields(query)], view, [*shown, *fields], **silent)
+    if workspace.access.may(Act.WORDS):
+        save.click(page.save, [view, name, tags, note], None, api_name="runs_save_words").then(page.shown, view, shown, **silent)
+    if workspace.access.may(Act.CONTINUE):
+        go.click(page.continue_run, [view, rate], view, **silent).then(
+            lambda query: [*page.shown(query), *page.fields(query)], view, [*shown, *fields], **silent)
     gr.Timer(REFRESH).tick(tick, view, [view, *shown, *fields], **silent)
 
 
@@ -110,7 +114,7 @@ class RunsPage:
 
     def shown(self, query: str) -> list[str]:
         """Everything that is refreshed by the clock."""
-        view = read_view(query)
+        view, access = read_view(query), self.workspace.access
         rows = all_rows(self.workspace)
         state = view.get("state", "all")
         found = wanted(rows, state, view.get("stage", ""), view.get("q", ""))
@@ -118,8 +122,8 @@ class RunsPage:
         page = page_number(view, max(1, -(-len(found) // PAGE)))
         queued = queue_places(self.workspace) if any(row.state == "queued" for row in rows) else {}
         table = runs_table(found, selected=view.get("run", ""), compared=compared, page=page, queued=queued,
-                           note=_spent(self.workspace)) if found else _nothing(bool(rows))
-        head = [_header(), recipe_card(view), filter_bar(rows, state), table]
+                           note=_spent(self.workspace), may_resume=access.may(Act.RESUME)) if found else _nothing(bool(rows))
+        head = [_header(), recipe_card(view, access), filter_bar(rows, state), table]
         return [*head, *self._opened(view), compare_card(self._compared(view))]
 
     def _opened(self, view: View) -> list[str]:
@@ -130,7 +134,8 @@ class RunsPage:
         dependents = made_from(run, self.workspace) if view.get("ask") == "delete" else []
         steps = runs_detail.steps_card(run)
         return [lineage_card(run, self.workspace), runs_detail.live_part(run), runs_detail.asked_part(run),
-                runs_detail.actions_part(run, method, view.get("ask", ""), dependents), html.card(files_card(run)),
+                runs_detail.actions_part(run, method, view.get("ask", ""), dependents, self.workspace.access),
+                export_card(run, self.workspace, self.workspace.access) + html.card(files_card(run)),
                 html.card(steps) if steps else ""]
 
     def fields(self, query: str) -> list[Any]:
@@ -193,6 +198,7 @@ class RunsPage:
         elif run and word == "resume":
             jobs.resume(self.workspace, run)
         elif run and word == "archive":
+            self.workspace.access.demand(Act.WORDS)
             run.set_labels(archived=not run.labels["archived"])
         elif run and word == "delete-now":
             jobs.delete(self.workspace, run)
@@ -201,6 +207,7 @@ class RunsPage:
 
     def save(self, query: str, name: str, tags: str, note: str) -> None:
         """Write the user's words about the chosen run."""
+        self.workspace.access.demand(Act.WORDS)
         run = self._run(read_view(query).get("run", ""))
         if run is None:
             raise gr.Error("No run is open.", print_exception=False)
@@ -239,8 +246,8 @@ def _header() -> Markup:
                             html.small_button("Run a recipe", "recipes", kind="filled"))
 
 
-def recipe_card(view: View) -> Markup:
-    """The recipes that ship with the app, each with Start; "" until asked for."""
+def recipe_card(view: View, access: Access = OWNER) -> Markup:
+    """The recipes that ship with the app, each with Start where it may be started; "" until asked for."""
     if not view.get("recipes"):
         return Markup()
     rows = []
@@ -252,7 +259,9 @@ def recipe_card(view: View) -> Markup:
             continue
         steps = html.div(", ".join(recipe.steps), "gw-sub gw-mono")
         words = html.element("b", recipe.title) + html.div(recipe.summary, "gw-sub") + steps
-        rows.append((html.span(path.stem, "gw-mono"), words, _start(path.stem, recipe)))
+        rehearsal = is_rehearsal("recipe", {"recipe": path.stem, "settings": {}})
+        may = access.may(Act.START) or (rehearsal and access.may(Act.REHEARSE))
+        rows.append((html.span(path.stem, "gw-mono"), words, _start(path.stem, recipe) if may else ""))
     if not rows:
         text = "Recipes are YAML files in assets/recipes; each is a chain of runs ending in one report. There is none."
         return html.card(html.empty_state("No recipes", text))
@@ -277,4 +286,6 @@ def _nothing(any_runs: bool) -> Markup:
 
 
 def _spent(workspace: Workspace) -> str:
+    if workspace.access.public:  # what the owner has spent is nobody else's business
+        return ""
     return f"Spent in all: {sum(line.get('usd', 0.0) for line in read_jsonl(workspace.runs_dir / 'spend.jsonl')):.2f} USD"

@@ -124,19 +124,19 @@ def filter_bar(rows: Sequence[RunRow], chosen: str) -> Markup:
 
 
 def runs_table(rows: Sequence[RunRow], *, selected: str = "", compared: Sequence[str] = (), page: int = 0,
-               queued: dict[str, int] | None = None, note: str = "") -> Markup:
+               queued: dict[str, int] | None = None, note: str = "", may_resume: bool = True) -> Markup:
     """One page of rows with the line under it."""
     part = rows[page * PAGE:(page + 1) * PAGE]
-    cells = [_line(row, compared, queued or {}) for row in part]
+    cells = [_line(row, compared, queued or {}, may_resume) for row in part]
     columns = ["State", "Run", "Method", "What", "Result or progress", "USD", "Started", "Compare"]
     table = html.table(columns, cells, keys=[row.id for row in part], selected=selected, right=(5,), label="runs", act="open")
     return table + pager(len(rows), page, PAGE, note, ("newer", "older"))
 
 
-def _line(row: RunRow, compared: Sequence[str], queued: dict[str, int]) -> Sequence[str]:
+def _line(row: RunRow, compared: Sequence[str], queued: dict[str, int], may_resume: bool) -> Sequence[str]:
     when = html.span(ago(row.when) if row.when else "", "gw-sub gw-nowrap")
-    return [html.state_pill(row.state), _name(row), row.method, html.span(_what(row), "gw-sub"), _outcome(row, queued), f"{row.usd:.2f}",
-            when, _compare_box(row, compared)]
+    return [html.state_pill(row.state), _name(row), row.method, html.span(_what(row), "gw-sub"), _outcome(row, queued, may_resume),
+            f"{row.usd:.2f}", when, _compare_box(row, compared)]
 
 
 def _name(row: RunRow) -> Markup:
@@ -149,7 +149,7 @@ def _what(row: RunRow) -> str:
     return ", ".join(filter(None, [row.what, step]))
 
 
-def _outcome(row: RunRow, queued: dict[str, int]) -> Markup:
+def _outcome(row: RunRow, queued: dict[str, int], may_resume: bool) -> Markup:
     if row.state == "running":
         words = ", ".join(filter(None, [f"{100 * row.share:.0f} %" if row.share is not None else "", row.left]))
         return html.small_bar(row.share, words) if row.share is not None else html.span("starting")
@@ -158,7 +158,7 @@ def _outcome(row: RunRow, queued: dict[str, int]) -> Markup:
         return html.span(f"{place_word(place)} in the {row.lane} lane" if place else "waiting")
     if row.state == "succeeded":
         return html.span(row.result or "done")
-    resume = html.small_link("Resume", "resume", row.id) if row.state == "lost" and not row.parent else Markup()
+    resume = html.small_link("Resume", "resume", row.id) if may_resume and row.state == "lost" and not row.parent else Markup()
     said = row.message or ("worker gone" + (f" at {100 * row.share:.0f} %" if row.share else "") if row.state == "lost" else row.state)
     return html.span(cut(said, 110)) + (Markup(", ") + resume if resume else Markup())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import sys
@@ -12,30 +11,35 @@ import time
 import webbrowser
 from typing import Any
 
+from core import keep
+from core.access import read_settings
 from core.methods import UserError
 from core.runs import Workspace
+from core.shipped import place
+from core.ui.door import Door, open_door
 
-MAX_UPLOAD = "200mb"
 PUMP_EVERY = 1.0
+FORGET_EVERY = 600.0
+"""Seconds between two looks for rehearsals of visitors that are old enough to be deleted."""
 
 
 def serve(port: int = 7860, listen: bool = False, share: bool = False, auth: str | None = None, root_path: str = "",
           page: str = "") -> None:
     """Serve until Ctrl-C. Runs go on afterwards: they are processes of their own. `page`: opened in a browser, if there is one."""
-    login = read_auth(auth)
-    if (listen or share) and login is None:
-        flag = "--listen" if listen else "--share"
-        raise UserError(f"{flag} lets other people start runs here, so it needs a login: set an environment variable to a password "
-                        f"and add --auth 'USER:${{NAME_OF_VARIABLE}}'.")
-    host = "0.0.0.0" if listen else "127.0.0.1"
-    refuse_taken_port(host, port)
+    door = open_door(read_settings(), listen=listen, share=share, auth=auth)
+    refuse_taken_port(door.host, port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
     workspace = Workspace()
-    demo = _built(workspace)
+    keep.bring_back(workspace, _say)
+    place(workspace)
+    shown, demo = built(workspace, door)
     stop = threading.Event()
     threading.Thread(target=_pump, args=(workspace, stop), name="pump", daemon=True).start()
+    threading.Thread(target=keep.watch, args=(workspace, stop, _say), name="keep", daemon=True).start()
+    if door.public:
+        threading.Thread(target=_forget, args=(workspace, door, stop), name="forget", daemon=True).start()
     try:
-        _launch(demo, host, port, share, login, root_path)
+        launch(demo, door, workspace, port, share, root_path)
         print(f"GuardWaltz is on http://{'127.0.0.1' if not listen else socket.gethostname()}:{port}{root_path}{page}", flush=True)
         if page and _has_screen():
             webbrowser.open(f"http://127.0.0.1:{port}{root_path}{page}")
@@ -43,26 +47,17 @@ def serve(port: int = 7860, listen: bool = False, share: bool = False, auth: str
         _wait()
     finally:
         stop.set()
-        _close(demo, workspace)
+        close(demo, shown)
+
+
+def _say(text: str) -> None:
+    """A line for whoever reads the app's log."""
+    print(text, flush=True)
 
 
 def _has_screen() -> bool:
     """Without one, Python would open a text browser in this very terminal."""
     return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def read_auth(auth: str | None) -> tuple[str, str] | None:
-    """("user", password) of USER:${NAME}. A password on the command line is refused: others can read it there."""
-    if not auth:
-        return None
-    match = re.fullmatch(r"([^:]+):\$\{(\w+)\}", auth)
-    if match is None:
-        raise UserError("--auth takes USER:${NAME}, the name of an environment variable that holds the password, in single quotes; "
-                        "a password on the command line could be read by others.")
-    password = os.environ.get(match[2], "")
-    if not password:
-        raise UserError(f"--auth names the environment variable {match[2]}, which is not set; export {match[2]}=... first.")
-    return match[1], password
 
 
 def refuse_taken_port(host: str, port: int) -> None:
@@ -79,19 +74,23 @@ def refuse_taken_port(host: str, port: int) -> None:
                             f"Take another one: --port {other}.") from None
 
 
-def _built(workspace: Workspace) -> Any:
+def built(workspace: Workspace, door: Door) -> tuple[Workspace, Any]:
+    """(the workspace as those who come in see it, the pages over it)."""
     from core.ui.build import build
 
-    return build(workspace)
+    shown = Workspace(workspace.runs_dir, door.access(workspace))
+    return shown, build(shown, sign_out=door.oauth)
 
 
-def _launch(demo: Any, host: str, port: int, share: bool, login: tuple[str, str] | None, root_path: str) -> None:
+def launch(demo: Any, door: Door, workspace: Workspace, port: int, share: bool = False, root_path: str = "") -> None:
+    """Answer requests, in threads of this process."""
     from core.ui import theme
 
     demo.queue(default_concurrency_limit=16)  # events only read folders; several browsers must not wait for each other
-    demo.launch(server_name=host, server_port=port, share=share, auth=[login] if login else None, root_path=root_path or None,
-                quiet=True, prevent_thread_lock=True, run_history=False, ssr_mode=False, footer_links=[], show_error=False,
-                max_file_size=MAX_UPLOAD, enable_monitoring=False, theme=theme.theme(), head=theme.head())
+    demo.launch(server_name=door.host, server_port=port, share=share, auth=[door.login] if door.login else None,
+                root_path=root_path or None, quiet=True, prevent_thread_lock=True, run_history=False, ssr_mode=False, footer_links=[],
+                show_error=False, max_file_size=f"{door.settings.upload_mb}mb", enable_monitoring=False, theme=theme.theme(),
+                head=theme.head(), app_kwargs={"middleware": door.layers(demo, workspace)})
     if share:
         print(f"shared on {demo.share_url}", flush=True)
 
@@ -108,6 +107,18 @@ def _pump(workspace: Workspace, stop: threading.Event) -> None:
             stop.wait(10)
 
 
+def _forget(workspace: Workspace, door: Door, stop: threading.Event) -> None:
+    """Old rehearsals of visitors go, so that the disk of a public demo does not fill up."""
+    from core.visitors import forget_old
+
+    while not stop.wait(FORGET_EVERY):
+        try:
+            if gone := forget_old(workspace, door.settings.limits):
+                print(f"deleted old rehearsals of visitors: {', '.join(gone)}", flush=True)
+        except Exception as error:  # a folder may be gone or locked now, and not in ten minutes
+            print(f"visitors: {type(error).__name__}: {error}", flush=True)
+
+
 def _warm() -> None:
     """Import plotly before the first chart asks for it."""
     import plotly.graph_objects  # noqa: F401
@@ -122,7 +133,8 @@ def _wait() -> None:
         print("closed; running runs go on, and wait for you on the Runs page", flush=True)
 
 
-def _close(demo: Any, workspace: Workspace) -> None:
+def close(demo: Any, workspace: Workspace) -> None:
+    """End the answering, and the helpers of the pages."""
     from core.serving import serving_of
     from core.ui.checks import checks_of
 

@@ -15,7 +15,7 @@ from core.runs import Run, State, Workspace
 from core.ui import html, run_card, samples, theme
 from core.ui.address import query_of, read_view, view_box, write_view
 from core.ui.method_panel import PRIVATE, Updates
-from core.ui.new_run import NewRun
+from core.ui.new_run import draw_new_run
 
 TITLES = {Stage.TRAINING: ("Training", "Teach a model to reason about safety before it labels."),
           Stage.MINING: ("Mining", "Find the inputs the guard is unsure about: right in some samples, wrong in others."),
@@ -40,7 +40,7 @@ def build(workspace: Workspace, stage: Stage) -> None:
     header = gr.HTML(html.page_header(title, subtitle), apply_default_css=False)
     with gr.Row(elem_classes="gw-columns"):
         with gr.Column(scale=5, min_width=300, elem_classes="gw-left"):
-            NewRun(workspace, workspace.plugins.of_stage(stage), view).draw()
+            draw_new_run(workspace, workspace.plugins.of_stage(stage), view)
         with gr.Column(scale=7, min_width=300, elem_classes="gw-right"):
             live = LiveRuns(workspace, stage, view, header)
             live.draw()
@@ -57,8 +57,8 @@ class LiveRuns:
         self.view = view
         self.header = header
         self._lock = threading.Lock()
-        self._looked = 0.0
-        self._seen: tuple[list[Run], dict[str, State]] = ([], {})
+        self._seen: dict[str, tuple[float, list[Run], dict[str, State]]] = {}
+        """{who looks: when, and what was there}."""
 
     def draw(self) -> None:
         """Card of the run, list of the others."""
@@ -103,18 +103,21 @@ class LiveRuns:
                 jobs.resume(self.workspace, run)
         except UserError as error:
             return view, html.problem_strip(str(error))
-        self._looked = 0.0  # look again at once
+        self._seen = {}  # look again at once
         return (write_view({}, run=run_id) if act in ("open", "resume") else view), ""
 
     def _runs(self) -> tuple[list[Run], dict[str, State]]:
-        """Runs of this stage, newest first, and their states. One look at the disk serves all browsers of a second."""
+        """Runs of this stage, newest first, and their states. One look at the disk serves all browsers of one viewer for a second."""
+        viewer, now = self.workspace.access.viewer(), time.monotonic()
         with self._lock:
-            if time.monotonic() - self._looked > LOOK_EVERY:
+            looked, runs, states = self._seen.get(viewer, (-LOOK_EVERY, [], {}))
+            if now - looked > LOOK_EVERY:
                 runs = [run for run in self.workspace.runs() if run.status.get("stage") == self.stage.value]
                 runs = [run for run in runs if not run.labels["archived"]]  # those stay on the Runs page
-                self._seen = runs, {run.id: run.state for run in runs}
-                self._looked = time.monotonic()
-            return self._seen
+                states = {run.id: run.state for run in runs}
+                self._seen = {name: seen for name, seen in self._seen.items() if now - seen[0] <= LOOK_EVERY}
+                self._seen[viewer] = time.monotonic(), runs, states
+            return runs, states
 
     def _shown(self, wanted: str, states: Mapping[str, str]) -> Run | None:
         """The run asked for; else the newest running one, the next queued one, the newest one."""

@@ -45,7 +45,8 @@ def free_port() -> int:
 def start_app(runs: Path, log: Path, plugins: Path = FAKE_PLUGINS, port: int | None = None) -> App:
     """Start `python app.py` and wait until it answers. The caller ends it with `end_app`."""
     port = port or free_port()
-    environment = {**os.environ, "GUARDWALTZ_RUNS": str(runs), "GUARDWALTZ_PLUGINS": str(plugins), "GRADIO_ANALYTICS_ENABLED": "False"}
+    environment = {**os.environ, "GUARDWALTZ_RUNS": str(runs), "GUARDWALTZ_PLUGINS": str(plugins), "GRADIO_ANALYTICS_ENABLED": "False",
+                   "GUARDWALTZ_STUDY": "off"}
     before = log.stat().st_size if log.exists() else 0
     with log.open("ab") as file:
         process = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=REPOSITORY, env=environment, stdout=file,

@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from core.compare.keeping import comparisons_of
 from core.runs import REPOSITORY, Workspace
 from tests.browser.conftest import CHROMIUM, QUIET, App, end_app, start_app
 from tests.browser.driving import LONG
@@ -54,6 +55,11 @@ def shots(workspace: Workspace) -> list[Shot]:
         found.append(Shot("mining", f"/mining?run={mined}", "table[aria-label=inputs]", height=1400))
     if "evaluation" in newest:
         found.append(Shot("evaluation", "/evaluation", "table[aria-label=models]", height=1150))
+    if chats := comparisons_of(workspace).newest(1):
+        page = f"/chat?chat={chats[0].id}"
+        ready = ".gw-answer[data-over=end]"
+        found += [Shot("chat", page, ready, height=900), Shot("chat-dark", page, ready, height=900, dark=True),
+                  Shot("chat-phone", page, ready, width=390, height=844)]
     return found
 
 
@@ -67,7 +73,7 @@ def take(browser: Browser, app: App, shot: Shot, folder: Path) -> Path:
     expect(page.locator(shot.ready).first).to_be_visible(timeout=LONG)
     if shot.form:
         expect(page.locator(".gw-method:visible .gw-stats b").first).not_to_have_text("–", timeout=LONG)
-    if phone:
+    if phone and page.locator(".gw-live").count():
         _run_first(page)
     page.wait_for_timeout(1500)  # charts and fonts
     target = folder / f"{shot.name}.png"

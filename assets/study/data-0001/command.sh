@@ -1,0 +1,2 @@
+#!/bin/sh
+python app.py run import-data source=assets/demo/guard-demo.jsonl name=guard-demo role=as-marked

@@ -1,0 +1,2 @@
+#!/bin/sh
+python app.py run recipe recipe=rehearsal

@@ -1,0 +1,163 @@
+"""What is asked, and how: models, guard, system prompt, sampling settings of all columns and of single ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from core.chat_models import Offer, Sampling, chat_model_for
+from core.compare.records import LETTERS, MOST_COLUMNS, Column, Comparison, checked_columns
+from core.methods import UserError
+from core.runs import Workspace
+from core.ui import chat_view, html
+
+Updates = dict[Any, Any]
+OWN = ("temperature", "top_p", "max_new_tokens", "system")
+"""What a column may have of its own."""
+NO_GUARD = ""
+KEY_PLACE = 7
+"""Of the API key among `ChatForm.fields`."""
+
+
+class ChatForm:
+    """The fold under the message box. `fields` are the inputs, in the order in which `_read` takes them."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def draw(self) -> None:
+        """Components."""
+        offered = [("embedded · SmolLM2-135M-Instruct", "embedded")]
+        with gr.Accordion("Settings", open=False, elem_classes="gw-chat-settings") as self.summary_fold:
+            with gr.Row(elem_classes="gw-form"):
+                self.models = gr.Dropdown(offered, value=["embedded"], label="Models", multiselect=True, max_choices=MOST_COLUMNS,
+                                          allow_custom_value=True, interactive=True, scale=2,
+                                          info="One to four, a column each; type openai:<model>@<base url> for a server.")
+                self.guard = gr.Dropdown([("none", NO_GUARD)], label="Guard", allow_custom_value=True, interactive=True, scale=1,
+                                         info="Labels each message and answer.")
+            with gr.Row(elem_classes="gw-form"):
+                self.temperature = gr.Number(0.7, label="Temperature", minimum=0, maximum=5, step=0.1, interactive=True, min_width=90)
+                self.top_p = gr.Number(0.95, label="Top-p", minimum=0.01, maximum=1, step=0.05, interactive=True, min_width=90)
+                self.tokens = gr.Number(256, label="Tokens at most", minimum=1, precision=0, interactive=True, min_width=90)
+                self.seed = gr.Number(42, label="Seed", minimum=0, precision=0, interactive=True, min_width=90,
+                                      info="The same for all columns.")
+            with gr.Row(elem_classes="gw-form"):
+                self.system = gr.Textbox(label="System prompt", lines=1, max_lines=6, interactive=True, placeholder="none", scale=3)
+                self.key = gr.Textbox(label="Your API key", type="password", interactive=True, max_lines=1, scale=1,
+                                      info="For servers and hosted models. It stays in this tab and is written nowhere.")
+            self.own: list[list[Any]] = []
+            with gr.Accordion("Settings of single columns", open=False):
+                for place in range(MOST_COLUMNS):
+                    with gr.Row(elem_classes="gw-form"):
+                        letter = LETTERS[place]
+                        self.own.append([
+                            *(gr.Textbox(label=f"{letter}: {words}", placeholder="shared", interactive=True, max_lines=1, min_width=80)
+                              for words in ("temperature", "top-p", "tokens at most")),
+                            gr.Textbox(label=f"{letter}: system prompt", placeholder="shared", interactive=True, max_lines=3, scale=2)])
+        self.summary = gr.HTML(apply_default_css=False, elem_classes="gw-slot gw-chat-summary")
+        self.shaping = [self.models]
+        self.sampling = [self.guard, self.temperature, self.top_p, self.tokens, self.seed, self.system]
+        self.fields = [*self.shaping, *self.sampling, self.key, *(field for fields in self.own for field in fields)]
+
+    def preset(self, offered: Sequence[Offer]) -> list[str]:
+        """What a new chat compares: the base and the newest model that was made of it."""
+        trained = [ref for _, ref in offered if ref != "embedded"]
+        return ["embedded", *trained[:1]]
+
+    def opened(self, comparison: Comparison | None, offered: Sequence[Offer], allowed: Sequence[str] | None) -> Updates:
+        """The fields as a comparison has them; lists as they are now. allowed: references of a public demo, which takes no others."""
+        offers = [offer for offer in offered if allowed is None or offer[1] in allowed]
+        if allowed is not None:
+            offers += [(ref, ref) for ref in allowed if ref not in {known for _, known in offers}]
+        guards = [("none", NO_GUARD), *(offer for offer in offers if offer[1].startswith("run:"))]
+        hidden = comparison is not None and comparison.names_hidden
+        chosen = [column.model for column in comparison.columns] if comparison else self.preset(offers)
+        free = allowed is None
+        takes_key = free or any(_needs_key(self.workspace, ref) for ref in allowed or ())
+        updates: Updates = {self.key: gr.Textbox(visible=takes_key),
+                            self.models: gr.Dropdown(offers, value=sorted(chosen) if hidden else chosen, allow_custom_value=free),
+                            self.guard: gr.Dropdown(guards, value=comparison.guard if comparison else NO_GUARD, allow_custom_value=free)}
+        if comparison is not None:
+            options = comparison.options
+            updates.update({self.temperature: options.get("temperature", 0.7), self.top_p: options.get("top_p", 0.95),
+                            self.tokens: options.get("max_new_tokens", 256), self.seed: options.get("seed", 42),
+                            self.system: comparison.system})
+            for place, column in enumerate(comparison.columns):
+                updates.update({field: str(column.own.get(name, "")) for field, name in zip(self.own[place], OWN, strict=True)})
+        return updates
+
+    def comparison(self, values: Sequence[Any], blind: bool) -> Comparison:
+        """A new one. Blind: the columns stand in an order that nobody knows."""
+        models, guard, options, system, own = _read(values)
+        columns = checked_columns(models, own)
+        if blind:
+            if any(own.values()):
+                raise UserError("Settings of single columns would tell which column is which; empty them, or switch Blind off.")
+            random.SystemRandom().shuffle(columns)
+        return Comparison(columns=columns, guard=guard, options=options, system=system, blind=blind)
+
+    def settle(self, comparison: Comparison, values: Sequence[Any]) -> None:
+        """Take over what may change from message to message."""
+        _, comparison.guard, comparison.options, comparison.system, own = _read(values)
+        if not comparison.blind:
+            for place, column in enumerate(comparison.columns):
+                column.own = own.get(place, {})
+
+    def words(self, *values: Any) -> str:
+        """The settings in a line."""
+        try:
+            return html.span(chat_view.settings_words(self.comparison(values, False)))
+        except UserError as error:
+            return html.problem_strip(str(error))
+
+
+def columns_or_embedded(models: Sequence[str]) -> list[Column]:
+    """Columns of these models, as far as they can be named."""
+    try:
+        return checked_columns(list(models)[:MOST_COLUMNS])
+    except UserError:
+        return [Column(model="embedded")]
+
+
+def key_in(values: Sequence[Any]) -> str:
+    """The API key among the fields. It is read for one question and kept nowhere."""
+    return str(values[KEY_PLACE] or "").strip()
+
+
+def _needs_key(workspace: Workspace, ref: str) -> bool:
+    try:
+        return bool(chat_model_for(ref, workspace)[0].key)
+    except UserError:
+        return False
+
+
+def _read(values: Sequence[Any]) -> tuple[list[str], str, dict[str, float | int], str, dict[int, dict[str, Any]]]:
+    """(models, guard, shared options, system prompt, own settings by column). UserError names the field."""
+    models, guard, temperature, top_p, tokens, seed, system, _, *rest = values
+    options: dict[str, float | int] = {
+        "temperature": _number(temperature, "Temperature", 0.7), "top_p": _number(top_p, "Top-p", 0.95),
+        "max_new_tokens": int(_number(tokens, "Tokens at most", 256)), "seed": int(_number(seed, "Seed", 42))}
+    Sampling.of(options)
+    own: dict[int, dict[str, Any]] = {}
+    for place in range(MOST_COLUMNS):
+        found = {}
+        for name, text in zip(OWN, rest[place * len(OWN):(place + 1) * len(OWN)], strict=True):
+            if str(text or "").strip():
+                label = f"{name.replace('_', ' ')} of column {LETTERS[place]}"
+                number = str(text).strip() if name == "system" else _number(text, label, 0)
+                found[name] = int(number) if name == "max_new_tokens" else number
+        Sampling.of({name: value for name, value in found.items() if name != "system"})
+        own[place] = found
+    return list(models or []), str(guard or "").strip(), options, str(system or ""), {place: found for place, found in own.items() if found}
+
+
+def _number(value: Any, name: str, default: float) -> float:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return default
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} is {value!r}; write a number.") from None

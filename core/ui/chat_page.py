@@ -1,0 +1,309 @@
+"""Chat: one message, several models, the guard's verdict under each answer. The words come from the model worker (core/serving.py).
+
+What the page shows is a Comparison (core/compare): its id stands in the address, so refresh, tabs and links keep it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.chat_models import offered_models
+from core.compare.asking import ask
+from core.compare.keeping import comparisons_of, exported, save_pair, save_turn
+from core.compare.records import MOST_COLUMNS, Comparison
+from core.compare.votes import duels, keep_vote, votes
+from core.methods import UserError
+from core.runs import Workspace
+from core.serving import serving_of
+from core.ui import chat_form, chat_view, html
+from core.ui.address import query_of, read_view, view_box, write_view
+from core.ui.downloads import download_box, text_file
+from core.ui.theme import block, clicked, on_load
+from core.words import ago
+
+Updates = dict[Any, Any]
+DRAW_EVERY = 0.12
+"""Seconds between two drawings of answers that grow."""
+EARLIER = 8
+LONGEST = 20_000
+"""Characters of a message."""
+SILENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+
+
+def build(workspace: Workspace) -> None:
+    """Put the page on the route that is being built."""
+    ChatPage(workspace).draw()
+
+
+class ChatPage:
+    """Components and events."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.kept = comparisons_of(workspace)
+
+    # ---- drawing ----
+
+    def draw(self) -> None:
+        """The page from top to bottom."""
+        self.view = view_box()
+        with gr.Row(elem_classes="gw-chat-top"):
+            gr.HTML(html.page_header("Chat", "One message, several models, the guard's verdict under each answer."),
+                    apply_default_css=False)
+            with gr.Row(elem_classes="gw-chat-switches"):
+                self.blind = gr.Checkbox(label="Blind", interactive=True, container=False, min_width=60)
+                self.blur = gr.Checkbox(value=True, label="Blur harmful text", interactive=True, container=False, min_width=120)
+        self.heads, self.pasts, self.lives, self.columns = [], [], [], []
+        with gr.Row(elem_classes="gw-chat-columns", equal_height=True):
+            for place in range(MOST_COLUMNS):
+                with gr.Column(visible=place < 2, min_width=0, elem_classes="gw-card gw-chat-column") as column:
+                    self.heads.append(block())
+                    with gr.Column(elem_classes="gw-chat-scroll"):
+                        self.pasts.append(block(elem_classes="gw-slot"))
+                        self.lives.append(block())
+                self.columns.append(column)
+        with gr.Column(elem_classes="gw-card gw-chat-dock"):
+            self.votes = block(elem_classes="gw-slot", elem_id="votes")
+            self.notice = block(elem_classes="gw-slot")
+            with gr.Row(elem_classes="gw-form gw-chat-ask"):
+                self.prompt = gr.Textbox(show_label=False, label="Message", lines=1, max_lines=8, interactive=True, max_length=LONGEST,
+                                         container=False, scale=8, elem_id="message")
+                self.send = gr.Button("Send", variant="primary", size="md", scale=1, min_width=110)
+                self.stop = gr.Button("Stop", size="md", scale=1, min_width=80, elem_classes="gw-stop-button")
+            self.form = chat_form.ChatForm(self.workspace)
+            self.form.draw()
+        with gr.Column(elem_classes="gw-card"):
+            self.below = block(elem_classes="gw-stack")
+        self.editing = gr.State(-1)
+        self.download = download_box()
+        self._listen()
+
+    def _listen(self) -> None:
+        everything = [self.view, *self._parts(), self.prompt, self.editing, self.below, self.blind, *self.form.fields]
+        asked = [self.view, self.prompt, self.editing, self.blind, self.blur, *self.form.fields]
+        on_load(self._open, None, everything)
+        gr.on([self.send.click, self.prompt.submit], self._send, asked, everything, **SILENT)
+        self.stop.click(self._stop, None, None, **SILENT)
+        self.blur.change(lambda view, blur: self._all(self._current(view), blur), [self.view, self.blur], self._parts(), **SILENT)
+        gr.on([self.blind.input, *(field.change for field in self.form.shaping)], self._shaped, asked, everything, **SILENT)
+        gr.on([field.change for field in self.form.sampling], self.form.words, self.form.fields, self.form.summary, **SILENT)
+        for part in (*self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.below):
+            part.select(self._act, [self.view, self.blur, self.form.key], [*everything, self.download], **SILENT)
+
+    def _parts(self) -> list[Any]:
+        return [*self.columns, *self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.send, self.form.summary]
+
+    # ---- what is shown ----
+
+    def _current(self, query: str) -> Comparison | None:
+        name = read_view(query).get("chat", "")
+        return self.kept.find(name, self.workspace.access.viewer()) if name else None
+
+    def _open(self, request: gr.Request) -> Updates:
+        query = query_of(request)
+        comparison = self._current(query)
+        offered = offered_models(self.workspace)
+        updates = self.form.opened(comparison, offered, self.workspace.access.models(self.workspace))
+        if comparison is None and read_view(query).get("chat"):
+            updates[self.notice] = html.problem_strip("There is no comparison with this link here any more; a new one begins.", "info")
+            query = write_view(read_view(query), chat="")
+        drawn = self._all(comparison, True) if comparison is not None else self._empty(self.form.preset(offered))
+        return {**drawn, **updates, self.view: query, self.blind: bool(comparison and comparison.blind), self.prompt: self._placeholder(
+            len(comparison.columns) if comparison else 2), self.below: self._below()}
+
+    @staticmethod
+    def _placeholder(count: int) -> Any:
+        whom = {1: "Ask it.", 2: "Ask both.", 3: "Ask all three."}.get(count, "Ask all four.")
+        return gr.Textbox(placeholder=f"{whom} Enter sends, Shift+Enter starts a new line.")
+
+    def _empty(self, models: list[str]) -> Updates:
+        """No message yet: the columns as they will be."""
+        return self._all(Comparison(columns=chat_form.columns_or_embedded(models)), True)
+
+    def _all(self, comparison: Comparison | None, blur: bool) -> Updates:
+        """Everything that follows from a comparison."""
+        if comparison is None:
+            return {self.notice: ""}
+        updates: Updates = {}
+        for place in range(MOST_COLUMNS):
+            there = place < len(comparison.columns)
+            updates[self.columns[place]] = gr.Column(visible=there)
+            if there:
+                updates[self.pasts[place]] = chat_view.earlier(comparison, place, blur)
+                updates.update(self._column(comparison, place, blur, []))
+        words = html.span(chat_view.settings_words(comparison))
+        return {**updates, self.votes: self._votes(comparison), self.notice: "", self.form.summary: words}
+
+    def _column(self, comparison: Comparison, place: int, blur: bool, live: list[dict[str, Any]]) -> Updates:
+        return {self.heads[place]: chat_view.column_head(comparison, place),
+                self.lives[place]: chat_view.latest(comparison, place, blur, live)}
+
+    def _votes(self, comparison: Comparison) -> str:
+        return chat_view.vote_bar(comparison, len(votes(self.workspace)) if not comparison.owner else 0)
+
+    def _below(self) -> str:
+        """Votes so far, and earlier comparisons; of visitors nothing is kept, so nothing is listed."""
+        given = [] if self.workspace.access.viewer() else votes(self.workspace)
+        parts = [html.card_header("Votes", "blind ones: the names were hidden until the vote"), chat_view.duel_table(duels(given))]
+        if not self.workspace.access.viewer():
+            rows: list[list[html.Cell]] = [
+                [html.link(one.exchanges[0].prompt[:80], f"/chat?chat={one.id}"), len(one.exchanges),
+                 "hidden" if one.names_hidden else ", ".join(column.model for column in one.columns), ago(one.created)]
+                for one in self.kept.newest(EARLIER)]
+            if rows:
+                parts += [html.card_header("Earlier comparisons"), html.table(["First message", "Messages", "Models", "Begun"], rows,
+                                                                             right=(1,), label="earlier comparisons")]
+        links = [html.small_link("New chat", "new"), html.small_link("Export as JSONL", "export"), html.small_link("Copy a link", "link")]
+        return html.div(html.join(links, " "), "gw-acts") + html.join(parts)
+
+    # ---- events ----
+
+    def _send(self, query: str, prompt: str, editing: int, blind: bool, blur: bool, request: gr.Request,
+              *values: Any) -> Iterator[Updates]:
+        """Ask every column, and draw the answers as they grow."""
+        who = request.session_hash or ""
+        serving_of(self.workspace).give_up(who)
+        try:
+            text = (prompt or "").strip()
+            if not text:
+                raise UserError("Write a message first.")
+            comparison = self._current(query)
+            if comparison is None or self.workspace.access.viewer() != comparison.owner:
+                comparison = self._new(blind, values)
+            self.form.settle(comparison, values)
+            number = comparison.open(text, editing if 0 <= editing < len(comparison.exchanges) else None)
+        except UserError as error:
+            yield {self.notice: html.problem_strip(str(error))}
+            return
+        self.kept.keep(comparison)
+        yield {**self._all(comparison, blur), self.view: write_view(read_view(query), chat=comparison.id), self.prompt: "",
+               self.editing: -1}
+        yield from self._answers(comparison, number, blur, who, key=chat_form.key_in(values))
+
+    def _new(self, blind: bool, values: tuple[Any, ...]) -> Comparison:
+        comparison = self.form.comparison(values, blind)
+        comparison.owner = self.workspace.access.viewer()
+        return comparison
+
+    def _answers(self, comparison: Comparison, number: int, blur: bool, who: str, places: list[int] | None = None,
+                 again: int = 0, key: str = "") -> Iterator[Updates]:
+        live: dict[int, list[dict[str, Any]]] = {}
+        stale: set[int] = set()
+        drawn = 0.0
+        with self.kept.in_work(comparison) as comparison:
+            answers = comparison.exchanges[number].answers
+            try:
+                for changed in ask(self.workspace, comparison, number, who, places, again, live, key):
+                    stale |= changed
+                    if time.monotonic() - drawn > DRAW_EVERY or any(answers[place].over for place in changed):
+                        updates: Updates = {}
+                        for place in stale:
+                            updates.update(self._column(comparison, place, blur, live.get(place, [])))
+                        stale, drawn = set(), time.monotonic()
+                        yield {**updates, self.votes: self._votes(comparison)}
+            finally:
+                for answer in answers:
+                    answer.over = answer.over or "stopped"
+            yield {**self._all(comparison, blur), self.below: self._below()}
+
+    def _stop(self, request: gr.Request) -> None:
+        serving_of(self.workspace).give_up(request.session_hash or "")
+
+    def _shaped(self, query: str, _prompt: str, _editing: int, blind: bool, blur: bool, *values: Any) -> Updates:
+        """Models or blind were changed: what was said stays at its link, and a new chat begins."""
+        try:
+            wanted = self.form.comparison(values, blind)
+        except UserError as error:
+            return {self.notice: html.problem_strip(str(error))}
+        current = self._current(query)
+        same = current is not None and current.blind == blind and sorted(column.model for column in current.columns) == sorted(
+            column.model for column in wanted.columns)
+        if same:
+            return {self.notice: ""}
+        updates = {**self._all(wanted, blur), self.view: write_view(read_view(query), chat=""),
+                   self.prompt: self._placeholder(len(wanted.columns)), self.editing: -1}
+        if current is not None and current.exchanges:
+            updates[self.notice] = html.problem_strip("Other models: a new chat begins. The one before is under Earlier comparisons."
+                                                      if not current.owner else "Other models: a new chat begins.", "info")
+        return updates
+
+    def _act(self, query: str, blur: bool, key: str, event: gr.SelectData, request: gr.Request) -> Iterator[Updates]:
+        """A click on one of our links or buttons."""
+        word, value = clicked(event)
+        comparison = self._current(query)
+        if word == "new":
+            yield from self._began_anew(query, comparison)
+            return
+        if comparison is None:
+            yield {self.notice: html.problem_strip("There is nothing here yet; send a message first.", "info")}
+            return
+        if comparison.owner != self.workspace.access.viewer():
+            yield {self.notice: html.problem_strip("This comparison is somebody else's; it can be read, and nothing more.", "info")}
+            return
+        try:
+            yield from self._acted(comparison, word, value, blur, key, request)
+        except UserError as error:
+            yield {self.notice: html.problem_strip(str(error))}
+
+    def _began_anew(self, query: str, comparison: Comparison | None) -> Iterator[Updates]:
+        if comparison is None:
+            yield {self.notice: ""}
+            return
+        fresh = comparison.model_copy(deep=True, update={"exchanges": []})
+        yield {**self._all(fresh, True), self.view: write_view(read_view(query), chat=""), self.editing: -1, self.prompt: ""}
+
+    def _acted(self, comparison: Comparison, word: str, value: str, blur: bool, key: str, request: gr.Request) -> Iterator[Updates]:
+        numbers = [int(part) for part in value.split(",") if part.isdecimal()]
+        sizes = (len(comparison.exchanges), len(comparison.columns))
+        if any(number >= size for number, size in zip(numbers, sizes, strict=False)):
+            raise UserError("That part of the chat is gone; reload the page.")
+        if word == "vote":
+            comparison.vote(len(comparison.exchanges) - 1, value)
+            self.kept.keep(comparison)
+            if not comparison.owner:
+                keep_vote(self.workspace, comparison, len(comparison.exchanges) - 1)
+            yield {**self._all(comparison, blur), self.below: self._below()}
+        elif word == "edit":
+            told = html.problem_strip(f"Message {numbers[0] + 1} is being edited: when you send it, what came after it is replaced.",
+                                      "info", html.small_link("Leave it", "leave"))
+            yield {self.prompt: comparison.exchanges[numbers[0]].prompt, self.editing: numbers[0], self.notice: told}
+        elif word == "leave":
+            yield {self.prompt: "", self.editing: -1, self.notice: ""}
+        elif word == "again":
+            yield from self._again(comparison, numbers[0], numbers[1], blur, request.session_hash or "", key)
+        elif word in ("save", "pair"):
+            yield {self.notice: html.problem_strip(self._saved(comparison, word, numbers), "info")}
+        elif word == "export":
+            yield {self.download: text_file("".join(exported(comparison)), f"chat-{comparison.id}.jsonl", self.workspace.access.viewer())}
+        elif word == "link":
+            comparison.shared = True
+            self.kept.keep(comparison)
+            address = f"{request.headers.get('origin') or ''}/chat?chat={comparison.id}"
+            yield {self.notice: html.problem_strip("Whoever has this link may read the comparison:", "info", html.code_block(address))}
+
+    def _again(self, comparison: Comparison, number: int, place: int, blur: bool, who: str, key: str) -> Iterator[Updates]:
+        """Another answer of one column, with the next seed. Only the last message can be asked again: later ones build on the others."""
+        if number != len(comparison.exchanges) - 1:
+            raise UserError("Only the last message can be answered again; edit an earlier one to go on from there.")
+        if not float(comparison.options_of(place).get("temperature", 0)):
+            raise UserError("At temperature 0 the answer would be the same; raise the temperature in the settings.")
+        exchange = comparison.exchanges[number]
+        again = exchange.answers[place].seed - int(comparison.options_of(place)["seed"]) + 1
+        exchange.vote = ""
+        yield from self._answers(comparison, number, blur, who, [place], again, (key or "").strip())
+
+    def _saved(self, comparison: Comparison, word: str, numbers: list[int]) -> str:
+        if comparison.owner:
+            raise UserError("Visitors of the public demo cannot save into its data sets; export the chat instead.")
+        number, place = numbers
+        if word == "save":
+            path: Path = save_turn(self.workspace, comparison, number, place)
+            return f"Saved to {path}. Train with it: conversation={path} in waltz-sft, or mix it with other sets."
+        better = "ABCD".index(comparison.exchanges[number].vote)
+        path = save_pair(self.workspace, comparison, number, better, place)
+        return f"Saved to {path}. Train with it: data={path} in hs-dpo."

@@ -1,0 +1,149 @@
+"""Chat: the embedded model beside an adapter of it, a guard under both, votes by key, and what a reload keeps."""
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from core.compare.votes import votes
+from core.runs import Workspace
+from tests.browser.conftest import end_app, opening, start_app
+from tests.browser.driving import LONG, WAIT, fits_the_phone
+
+ADAPTED = "run:rsft-0001"
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """An app whose workspace has a finished run with an adapter of the embedded model."""
+    import torch
+
+    from core.lm.agents import open_agents
+
+    folder = tmp_path_factory.mktemp("chat")
+    workspace = Workspace(folder / "runs")
+    agents = open_agents("embedded", workspace, device="cpu", trainable=True)
+    agents.add_adapter("conversation", rank=2)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in agents.parameters("conversation").items():
+            if ".lora_B." in name:
+                weight.normal_(std=0.3)
+    run = workspace.runs_dir / "rsft-0001"
+    run.mkdir()
+    agents.save("conversation", run / "adapter")
+    (run / "status.json").write_text(json.dumps({"state": "succeeded", "method": "rsft", "stage": "training", "created": 1.0}))
+    started = start_app(workspace.runs_dir, folder / "app.log")
+    yield started
+    end_app(started)
+
+
+@pytest.fixture
+def open_page(browser, app):
+    with opening(browser, app) as opened:
+        yield opened
+
+
+def settings(page, **values):
+    """Open the fold and fill boxes by their label."""
+    expect(page.locator(".gw-letter").first).to_be_visible(timeout=LONG)  # the page has its lists
+    page.locator(".gw-chat-settings > button").first.click()
+    for label, value in values.items():
+        box = page.get_by_label(label.replace("_", " "), exact=True).first
+        box.fill(str(value))
+        box.press("Enter")
+        box.blur()
+
+
+def ask(page, text):
+    page.locator("#message textarea").fill(text)
+    page.locator("#message textarea").press("Enter")
+
+
+def columns(page):
+    return page.locator(".gw-chat-column:visible")
+
+
+def test_base_and_adapter_side_by_side_with_a_guard_and_blind_votes(app, open_page):
+    page = open_page("/chat")
+    expect(columns(page)).to_have_count(2, timeout=WAIT)
+    expect(columns(page).nth(0)).to_contain_text("embedded", timeout=WAIT)
+    expect(columns(page).nth(1)).to_contain_text(ADAPTED)
+    settings(page, Guard="embedded", Tokens_at_most=12, Temperature=1)
+    expect(page.locator(".block.gw-chat-summary")).to_contain_text("temperature 1, top-p 0.95, 12 tokens, seed 42, guard embedded",
+                                                                   timeout=WAIT)
+    ask(page, "How is a letter written? <b onclick='x'>bold</b>")
+    for place in range(2):
+        expect(columns(page).nth(place).locator(".gw-answer[data-over=end]")).to_have_count(1, timeout=LONG)
+        expect(columns(page).nth(place).locator(".gw-asked")).to_contain_text("<b onclick='x'>bold</b>")
+    texts = [columns(page).nth(place).locator(".gw-md").inner_text() for place in range(2)]
+    assert texts[0] != texts[1], "two models"
+    assert "chat=" in page.url
+    page.reload()
+    expect(columns(page).nth(0).locator(".gw-md")).to_have_text(texts[0], timeout=LONG)
+    expect(columns(page).nth(1).locator(".gw-md")).to_have_text(texts[1], timeout=WAIT)
+
+    page.get_by_label("Blind").check()
+    expect(columns(page).nth(0)).to_contain_text("name hidden until you vote", timeout=WAIT)
+    ask(page, "And a poem?")
+    expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
+    expect(page.locator("[data-act=vote]")).to_have_count(4, timeout=LONG)
+    expect(columns(page).nth(0)).not_to_contain_text(ADAPTED)
+    page.locator("h1").click()
+    page.keyboard.press("2")
+    expect(page.locator("[data-act=vote][aria-pressed=true]")).to_have_text("B", timeout=WAIT)
+    shown = [columns(page).nth(place).locator(".gw-model").inner_text() for place in range(2)]
+    assert sorted(shown) == ["embedded", ADAPTED]
+    expect(page.locator("table[aria-label=votes]")).to_contain_text(ADAPTED, timeout=WAIT)
+    (vote,) = votes(app.workspace)
+    assert vote["vote"] == "B"
+    assert vote["blind"]
+    assert vote["models"] == shown
+
+    page.locator("[data-act=pair]").click()
+    expect(page.locator(".gw-problem")).to_contain_text("preferences.jsonl", timeout=WAIT)
+    with page.expect_download(timeout=LONG) as taken:
+        page.locator("[data-act=export]").click()
+    lines = [json.loads(line) for line in Path(taken.value.path()).read_text(encoding="utf-8").splitlines()]
+    assert [line["model"] for line in lines] == shown
+
+
+def test_edit_again_stop_and_an_empty_message(open_page):
+    page = open_page("/chat")
+    expect(columns(page)).to_have_count(2, timeout=WAIT)
+    settings(page, Tokens_at_most=6, Temperature=1)
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".gw-problem")).to_contain_text("Write a message first.", timeout=WAIT)
+    ask(page, "One?")
+    expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
+    page.locator("[data-act=again]").first.click()
+    expect(columns(page).nth(0)).to_contain_text("seed 43", timeout=LONG)
+    expect(columns(page).nth(1)).to_contain_text("seed 42")
+    page.locator("[data-act=edit]").first.click()
+    expect(page.locator("#message textarea")).to_have_value("One?", timeout=WAIT)
+    ask(page, "One, please?")
+    expect(page.locator(".gw-asked").first).to_contain_text("One, please?", timeout=WAIT)
+    expect(page.locator(".gw-turn")).to_have_count(2)
+    expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
+    page.get_by_label("Tokens at most", exact=True).first.fill("2000")
+    page.get_by_label("Tokens at most", exact=True).first.blur()
+    ask(page, "Tell a long story.")
+    expect(page.locator(".gw-answer .gw-md").nth(2)).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".gw-answer[data-over=stopped]")).to_have_count(2, timeout=LONG)
+
+
+def test_the_phone_shows_one_column_and_the_next_peeks_in(open_page):
+    page = open_page("/chat", phone=True, dark=True)
+    expect(columns(page).nth(0).locator(".gw-letter")).to_be_visible(timeout=LONG)
+    assert fits_the_phone(page)
+    width = columns(page).nth(0).bounding_box()["width"]
+    assert 280 < width < 380
+    expect(page.locator("#message textarea")).to_be_visible()
+
+
+def test_a_link_to_nothing_says_so(open_page):
+    page = open_page("/chat?chat=nobody-has-this-id")
+    expect(page.locator(".gw-problem")).to_contain_text("no comparison with this link", timeout=LONG)
+    expect(page.locator(".gw-letter").first).to_be_visible(timeout=LONG)

@@ -1,0 +1,152 @@
+"""The chat model `server`: answers as they are made, by a real `transformers serve` on loopback and by servers that misbehave."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+
+from core import Sampling, UserError
+from core.active import StopRequested
+from core.chat_models import chat_model_for
+from core.runs import Workspace
+
+HELLO = [{"role": "user", "content": "Please explain how a letter is written."}]
+
+
+@pytest.fixture
+def workspace(workspace_dir):
+    return Workspace(workspace_dir)
+
+
+@pytest.fixture
+def served():
+    """`served(lines, status)`: base url of a server that answers so; what it was asked is in `served.asked`."""
+    servers = []
+
+    def start(lines, status=200, kind="text/event-stream"):
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                start.asked.append((self.path, body, self.headers.get("Authorization")))
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                for line in lines:
+                    self.wfile.write(line.encode() + b"\n")
+                    self.wfile.flush()
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/v1"
+
+    start.asked = []
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def piece(text=None, finish=None, **more):
+    return "data: " + json.dumps({"choices": [{"delta": {"content": text} if text else {}, "finish_reason": finish}], **more})
+
+
+def asked(url, workspace, key="", stop=lambda: False):
+    kind, ref = chat_model_for(f"openai:some-model@{url}", workspace)
+    heard = []
+    return heard, kind(ref, workspace, key).answer(HELLO, Sampling(temperature=0.5, seed=7, max_new_tokens=9), heard.append, stop)
+
+
+def test_words_arrive_as_they_are_sent(served, workspace):
+    url = served([": a comment", piece("Dear "), "", piece("friend"), piece(finish="length"),
+                  'data: {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 5}}', "data: [DONE]"])
+    heard, outcome = asked(url, workspace, key="mine")
+    assert [(words.text, words.done) for words in heard] == [("Dear ", False), ("Dear friend", False), ("Dear friend", True)]
+    assert (outcome.tokens, outcome.prompt_tokens, outcome.finish) == (5, 11, "length")
+    path, body, authorization = served.asked[0]
+    assert path == "/v1/chat/completions"
+    assert authorization == "Bearer mine"
+    assert {name: body[name] for name in ("model", "messages", "temperature", "seed", "max_tokens", "stream")} == {
+        "model": "some-model", "messages": HELLO, "temperature": 0.5, "seed": 7, "max_tokens": 9, "stream": True}
+
+
+def test_without_usage_the_pieces_are_counted_and_a_filter_is_a_refusal(served, workspace):
+    _, outcome = asked(served([piece("a"), piece("b"), piece(finish="content_filter")]), workspace)
+    assert (outcome.tokens, outcome.finish) == (2, "refused")
+    assert "filter" in outcome.note
+
+
+@pytest.mark.parametrize("lines, status, why", [
+    (['{"error": {"message": "no such model"}}'], 404, "status 404 (no such model)"),
+    (["data: no json"], 200, "something other than JSON"),
+    (['data: {"error": {"message": "worker died"}}'], 200, "broke off: worker died"),
+    (["<html>hello</html>"], 200, "sent no answer in OpenAI's format"),
+    ([], 200, "sent no answer in OpenAI's format")])
+def test_what_goes_wrong_is_one_sentence(served, workspace, lines, status, why):
+    with pytest.raises(UserError) as caught:
+        asked(served(lines, status), workspace)
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nobody_there_is_one_sentence(workspace):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(UserError, match="did not answer"):
+        asked(f"http://127.0.0.1:{port}/v1", workspace)
+
+
+def test_a_stopped_answer_ends_between_two_pieces(served, workspace):
+    with pytest.raises(StopRequested):
+        asked(served([piece("a"), piece("b")]), workspace, stop=lambda: True)
+
+
+def test_a_real_transformers_serve(tiny_model, workspace, tmp_path):
+    """The server that comes with transformers, a model of two random layers, greedy: the same words as from our own engine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = os.path.join(os.path.dirname(sys.executable), "transformers")
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen([command, "serve", str(tiny_model), "--port", str(port), "--host", "127.0.0.1", "--device", "cpu",
+                                   "--dtype", "float32"], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        try:
+            _wait_until_up(server, port)
+            kind, ref = chat_model_for(f"openai:{tiny_model}@http://127.0.0.1:{port}/v1", workspace)
+            heard = []
+            outcome = kind(ref, workspace).answer(HELLO, Sampling(max_new_tokens=24), heard.append, lambda: False)
+        finally:
+            server.terminate()
+            server.wait(30)
+    local, own = chat_model_for(str(tiny_model), workspace)
+    ours = []
+    model = local(own, workspace)
+    model.answer(HELLO, Sampling(max_new_tokens=24), ours.append, lambda: False)
+    model.close()
+    assert heard[-1].done
+    assert len(heard) > 2
+    assert outcome.tokens > 0
+    assert heard[-1].text.strip()[:20] == ours[-1].text.strip()[:20]
+
+
+def _wait_until_up(server, port):
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        assert server.poll() is None, "the server ended"
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code < 500:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.5)
+    raise AssertionError("the server did not come up")

@@ -1,0 +1,128 @@
+"""A comparison as HTML: what models write cannot act, what is harmful is blurred, what is hidden stays hidden."""
+
+from html.parser import HTMLParser
+
+import pytest
+
+from core.compare.records import Answer, Comparison, checked_columns
+from core.compare.votes import Duel
+from core.guard.schema import Classified
+from core.records import Episode, Feedback, Labels, Round, Said
+from core.ui import chat_view
+from core.ui.chat_view import column_head, duel_table, latest, settings_words, thinking, vote_bar
+from core.ui.markdown import written
+
+NASTY = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[click](javascript:alert(1))", "![x](http://example.org/x.png)",
+         "<http://example.org>", "`<b>`", "&lt;script&gt;", "<label class='gw-veil'>", "[a]: http://example.org\n\n[a]",
+         "```html\n<script>x</script>\n```", "| a | b |\n| - | - |\n| <i>x</i> | y |"]
+
+
+class Tags(HTMLParser):
+    """What a browser would make of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes = set(), set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def said(*texts, over="end", labels=None, **more):
+    made = Comparison(columns=checked_columns(["embedded", "run:a"]), options={"temperature": 0.7, "seed": 5}, **more)
+    number = made.open("Is <b>this</b> fine?")
+    made.exchanges[number].answers = [
+        Answer(text=text, over=over, guard=Classified(labels=labels, model="run:g", reasoning="Because.") if labels else None)
+        for text in texts]
+    return made
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_nothing_that_a_model_writes_becomes_a_tag_a_link_or_a_picture(text):
+    found = Tags()
+    found.feed(str(written(text)) + str(latest(said(text, "y"), 0, blur=True)))
+    assert not found.tags & {"script", "img", "a", "i", "b", "label", "iframe", "style"}
+    assert not {name for name in found.attributes if name.startswith("on")} | (found.attributes & {"href", "src"})
+
+
+def test_markdown_is_laid_out():
+    shown = str(written("# Title\n\n1. one\n2. **two**\n\n```\ncode\n```\n\n| a | b |\n| - | - |\n| 1 | 2 |"))
+    for tag in ("<h1>", "<ol>", "<strong>", "<pre>", "<table>"):
+        assert tag in shown
+
+
+def test_the_message_is_escaped_and_its_harm_blurs_every_column():
+    made = said("x", "y", labels=Labels(request="harmful", completion="refusal", response="unharmful"))
+    made.exchanges[0].answers[1].guard = None
+    for place in (0, 1):
+        shown = str(latest(made, place, blur=True))
+        assert "<b>this</b>" not in shown
+        assert "gw-veil" in shown
+        assert "gw-veil" not in str(latest(made, place, blur=False))
+
+
+def test_a_harmful_answer_is_blurred_and_the_verdicts_stand_under_it():
+    shown = str(latest(said("x", "y", labels=Labels(request="unharmful", completion="compliance", response="harmful")), 0, blur=True))
+    assert "gw-veil" in shown
+    assert "gw-chip-harmful" in shown
+    assert "gw-chip-compliance" in shown
+    assert "Because." in shown
+
+
+def test_a_label_that_could_not_be_read_is_no_verdict():
+    made = said("x", "y")
+    made.exchanges[0].answers[0].guard = Classified(labels=Labels(), missing={"response": "no such label can be read"})
+    shown = str(latest(made, 0, blur=True))
+    assert "unparsed" in shown
+    assert "unharmful" not in shown
+
+
+def test_names_are_hidden_in_blind_mode_until_the_vote():
+    made = said("x", "y", blind=True)
+    assert "run:a" not in str(column_head(made, 1)) + str(latest(made, 1, True)) + str(vote_bar(made, 3))
+    made.vote(0, "A")
+    assert "run:a" in str(column_head(made, 1))
+
+
+def test_nobody_votes_before_every_answer_is_whole():
+    assert not vote_bar(said("x", "", over=""), 0)
+    assert not vote_bar(said("", "", over="error"), 0)
+    assert str(vote_bar(said("x", "y"), 0)).count("data-key") == 4
+
+
+def test_two_agents_show_first_reply_feedback_and_revision():
+    rounds = [Round(reply=Said(text="First words."), feedback=Feedback(text="{}", unsafe=False, overrefuse=True, feedback="Say more.")),
+              Round(reply=Said(text="Better words."))]
+    made = said("Better words.", "y")
+    made.exchanges[0].answers[0].episode = Episode(row=0, prompt="p", rounds=rounds)
+    shown = str(latest(made, 0, True))
+    assert "Revised once after feedback" in shown
+    assert all(words in shown for words in ("First words.", "Say more.", "Better words."))
+    made.exchanges[0].answers[0].episode = Episode(row=0, prompt="p", rounds=[rounds[0].model_copy(update={
+        "feedback": Feedback(text="no json", malformed="it is no JSON")})])
+    assert "Not revised: its feedback could not be read" in str(latest(made, 0, True))
+
+
+@pytest.mark.parametrize("text, thought, rest", [
+    ("<think>hm</think>Yes.", "hm", "Yes."), ("<think>still", "still", ""), ("No tags.", "", "No tags."),
+    ("a <think>b</think>", "", "a <think>b</think>")])
+def test_reasoning_is_folded(text, thought, rest):
+    assert thinking(text) == (thought, rest)
+
+
+def test_what_is_waited_for_is_said():
+    made = said("", "", over="")
+    assert chat_view.STARTING in str(latest(made, 0, True))
+    assert "2 questions before this one" in str(latest(made, 0, True, [{"who": "queue", "position": 2}]))
+
+
+def test_speed_seed_settings_and_votes_in_words():
+    made = said("x", "y")
+    made.exchanges[0].answers[0] = made.exchanges[0].answers[0].model_copy(update={"tokens": 62, "writing": 2.0, "seed": 7})
+    assert "31 tok/s, seed 7" in str(column_head(made, 0))
+    assert settings_words(made) == "Settings: temperature 0.7, top-p 1, 256 tokens, seed 5, no guard, no system prompt"
+    assert "No votes yet" in str(duel_table([]))
+    shown = str(duel_table([Duel(one="run:a", other="embedded", one_wins=3, other_wins=1)]))
+    assert "75.0 %" in shown
+    assert "gw-whisker" in shown

@@ -1,0 +1,256 @@
+"""Comparisons: what each column reads, votes and their counting, what is kept and for whom, what is saved for training."""
+
+import json
+
+import pytest
+
+from core.compare import asking
+from core.compare.keeping import Comparisons, exported, save_pair, save_turn
+from core.compare.records import Answer, Comparison, checked_columns
+from core.compare.votes import duels, keep_vote, votes
+from core.methods import UserError
+from core.records import ChatExample, Preference, read_records
+from core.runs import Workspace
+
+
+@pytest.fixture
+def workspace(workspace_dir):
+    return Workspace(workspace_dir)
+
+
+def comparison(models=("embedded", "run:a"), said=(("Hello?", ("Good day.", "No.")),), **more):
+    made = Comparison(columns=checked_columns(list(models)), options={"temperature": 0.7, "seed": 5}, **more)
+    for prompt, texts in said:
+        number = made.open(prompt)
+        made.exchanges[number].answers = [Answer(text=text, over="end" if text else "error") for text in texts]
+    return made
+
+
+def test_each_column_reads_its_own_conversation():
+    made = comparison(said=[("One?", ("a1", "b1")), ("Two?", ("a2", "")), ("Three?", ("a3", "b3"))], system="Be brief.")
+    made.columns[1].own["system"] = "Be long."
+    assert made.messages(0, 1) == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "One?"},
+                                   {"role": "assistant", "content": "a1"}, {"role": "user", "content": "Two?"}]
+    assert [one["content"] for one in made.messages(1, 2)] == ["Be long.", "One?", "b1", "Three?"], "a failed answer goes with its message"
+
+
+def test_settings_of_a_column_come_before_the_shared_ones_and_seeds_are_the_same_for_all():
+    made = comparison()
+    made.columns[1].own = {"temperature": 0.1, "system": "x"}
+    assert made.options_of(0) == {"temperature": 0.7, "seed": 5}
+    assert made.options_of(1) == {"temperature": 0.1, "seed": 5}
+    assert made.options_of(1, again=2)["seed"] == 7
+
+
+def test_an_edited_message_replaces_what_came_after_it():
+    made = comparison(said=[("One?", ("a", "b")), ("Two?", ("c", "d")), ("Three?", ("e", "f"))])
+    assert made.open("Two, please?", at=1) == 1
+    assert [one.prompt for one in made.exchanges] == ["One?", "Two, please?"]
+    assert not made.exchanges[1].answers[0].over
+
+
+@pytest.mark.parametrize("models, why", [([], "at least one"), (["embedded"] * 5, "5 models"), (["nonsense"], "no model reference"),
+                                         (["", "  "], "at least one")])
+def test_columns_that_cannot_be(models, why):
+    with pytest.raises(UserError, match=why):
+        checked_columns(models)
+
+
+# ---- votes ----
+
+
+def test_names_are_hidden_until_the_vote_and_the_vote_says_whether_they_were():
+    made = comparison(blind=True)
+    assert made.names_hidden
+    made.vote(0, "A")
+    assert not made.names_hidden
+    assert made.exchanges[0].blind
+    made.vote(0, "B")
+    assert made.exchanges[0].blind, "a vote that is changed was blind all the same"
+    made.open("And now?")
+    made.exchanges[1].answers = [Answer(text="x", over="end"), Answer(text="y", over="end")]
+    made.vote(1, "A")
+    assert not made.exchanges[1].blind
+
+
+@pytest.mark.parametrize("change, choice, why", [
+    ({}, "C", "is no vote"), ({"over": ""}, "A", "Wait until"), ({"text": "", "over": "error"}, "A", "gave no answer")])
+def test_votes_that_cannot_be(change, choice, why):
+    made = comparison()
+    made.exchanges[0].answers[0] = made.exchanges[0].answers[0].model_copy(update=change)
+    with pytest.raises(UserError, match=why):
+        made.vote(0, choice)
+
+
+def test_one_model_has_nothing_to_be_compared_with():
+    with pytest.raises(UserError, match="two or more"):
+        comparison(models=["embedded"], said=[("Hello?", ("Good day.",))]).vote(0, "A")
+
+
+def test_votes_are_counted_by_pair_and_only_blind_ones(workspace):
+    def voted(models, choice, blind=True):
+        made = comparison(models=models, said=[("Hello?", ("x",) * len(models))], blind=blind)
+        made.vote(0, choice)
+        keep_vote(workspace, made, 0)
+        return made
+
+    voted(["run:b", "embedded", "run:c"], "A")  # b beats embedded and c; embedded and c: nothing known
+    voted(["embedded", "run:b"], "B")
+    voted(["embedded", "run:b"], "tie")
+    voted(["embedded", "run:b"], "bad")
+    voted(["embedded", "run:b"], "A", blind=False)
+    changed = voted(["embedded", "run:b"], "B")
+    changed.vote(0, "A")
+    keep_vote(workspace, changed, 0)
+    assert len(votes(workspace)) == 6, "a changed vote counts once"
+    found = {(duel.one, duel.other): duel for duel in duels(votes(workspace))}
+    assert set(found) == {("embedded", "run:b"), ("run:b", "run:c")}
+    duel = found["embedded", "run:b"]
+    assert (duel.one_wins, duel.other_wins, duel.ties, duel.both_bad, duel.seen) == (1, 2, 1, 1, 1)
+    assert duel.rate.value == pytest.approx(1 / 3)
+    assert duel.rate.n == 3
+    assert duel.rate.low < 1 / 3 < duel.rate.high
+    assert found["run:b", "run:c"].one_wins == 1
+    assert "Hello" not in (workspace.runs_dir / "votes.jsonl").read_text(), "votes hold no texts"
+
+
+# ---- keeping ----
+
+
+def test_the_owners_comparisons_survive_a_restart_and_are_listed(workspace):
+    made = comparison()
+    Comparisons(workspace).keep(made)
+    fresh = Comparisons(workspace)
+    assert fresh.find(made.id) == made
+    assert [one.id for one in fresh.newest(5)] == [made.id]
+    assert workspace.runs() == [], "no run is made of it"
+
+
+def test_a_vote_while_the_guard_still_reads_is_not_lost(workspace):
+    kept = Comparisons(workspace)
+    made = comparison()
+    kept.keep(made)
+    with kept.in_work(kept.find(made.id)) as asked:
+        kept.find(made.id).vote(0, "A")
+        asked.exchanges[0].answers[1].guard_problem = "late"
+    found = Comparisons(workspace).find(made.id)
+    assert found.exchanges[0].vote == "A"
+    assert found.exchanges[0].answers[1].guard_problem == "late"
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "short", "a" * 100, "nobody-has-this-id", "%2e%2e%2fsecret"])
+def test_ids_that_lead_nowhere(workspace, name):
+    assert Comparisons(workspace).find(name) is None
+
+
+def test_a_visitors_chat_stays_in_memory_and_is_read_by_nobody_else_unless_it_is_shared(workspace):
+    kept = Comparisons(workspace)
+    made = comparison(owner="visitor-1")
+    kept.keep(made)
+    assert kept.find(made.id, "visitor-1") == made
+    assert kept.find(made.id, "visitor-2") is None
+    assert not list(workspace.runs_dir.rglob("*.json")), "no disk"
+    made.shared = True
+    kept.keep(made)
+    assert kept.find(made.id, "visitor-2") == made
+    assert Comparisons(workspace).find(made.id, "visitor-1") is None
+
+
+def test_the_oldest_visitors_chats_go_first(workspace, monkeypatch):
+    monkeypatch.setattr("core.compare.keeping.IN_MEMORY", 3)
+    kept = Comparisons(workspace)
+    made = [comparison(owner="v") for _ in range(5)]
+    for one in made:
+        kept.keep(one)
+    assert [kept.find(one.id, "v") is not None for one in made] == [False, False, True, True, True]
+
+
+def test_what_is_saved_can_be_trained_on(workspace):
+    made = comparison(said=[("One?", ("a1", "a1")), ("Two?", ("better", "worse"))], system="Be kind.")
+    chat = save_turn(workspace, made, 1, 0)
+    (row,) = read_records(chat, ChatExample)
+    assert [one["content"] for one in row.messages] == ["Be kind.", "One?", "a1", "Two?", "better"]
+    pairs = save_pair(workspace, made, 1, 0, 1)
+    save_pair(workspace, made, 1, 0, 1)
+    rows = list(read_records(pairs, Preference))
+    assert len(rows) == 2
+    assert rows[0].chosen == [{"role": "assistant", "content": "better"}]
+    assert rows[0].rejected == [{"role": "assistant", "content": "worse"}]
+    assert rows[0].prompt == made.messages(0, 1)
+    from core.data import find_chat
+
+    assert find_chat(str(chat), workspace).path == chat
+
+
+def test_answers_to_different_conversations_are_no_pair(workspace):
+    with pytest.raises(UserError, match="different conversations"):
+        save_pair(workspace, comparison(said=[("One?", ("a", "b")), ("Two?", ("c", "d"))]), 1, 0, 1)
+    with pytest.raises(UserError, match="same text"):
+        save_pair(workspace, comparison(said=[("One?", ("a", "a"))]), 0, 0, 1)
+    with pytest.raises(UserError, match="two whole answers"):
+        save_pair(workspace, comparison(said=[("One?", ("a", ""))]), 0, 0, 1)
+
+
+def test_an_export_tells_no_hidden_name():
+    made = comparison(blind=True)
+    lines = [json.loads(line) for line in exported(made)]
+    assert [line["model"] for line in lines] == ["A", "B"]
+    made.vote(0, "tie")
+    lines = [json.loads(line) for line in exported(made)]
+    assert [line["model"] for line in lines] == ["embedded", "run:a"]
+    assert lines[0]["messages"][-1] == {"role": "assistant", "content": "Good day."}
+
+
+# ---- asking ----
+
+
+class Scripted:
+    """A Serving that says what it was told to."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked = list(answers), []
+
+    def ask_all(self, questions):
+        self.asked.append(list(questions))
+        for place, events in enumerate(self.answers.pop(0)):
+            for event in events:
+                yield place, event
+
+
+def test_answers_and_guard_verdicts_are_taken_as_they_come(workspace, monkeypatch):
+    end = {"who": "end", "seconds": 1.0, "tokens": 4, "writing": 0.5, "finish": "stop"}
+    labels = {"labels": {"request": "unharmful", "completion": "compliance", "response": "unharmful"}}
+    serving = Scripted([[{"who": "status", "text": "loading"}, {"who": "reply", "turn": 0, "text": "Good", "done": False},
+                         {"who": "reply", "turn": 0, "text": "Good day.", "done": True}, end], [{"who": "error", "text": "It failed."}]],
+                       [[{"who": "classified", "classified": labels}, {"who": "end", "seconds": 1.0}]])
+    monkeypatch.setattr(asking, "serving_of", lambda _: serving)
+    made = Comparison(columns=checked_columns(["embedded", "run:a"]), guard="run:g")
+    number = made.open("Hello?")
+    seen = [set(changed) for changed in asking.ask(workspace, made, number, "me")]
+    one, other = made.exchanges[0].answers
+    assert (one.text, one.over, one.tokens, one.speed) == ("Good day.", "end", 4, 8.0)
+    assert one.guard.labels.completion == "compliance"
+    assert (other.over, other.problem, other.guard) == ("error", "It failed.", None)
+    assert {0} in seen
+    assert {1} in seen
+    assert [question.model for question in serving.asked[1]] == ["run:g"], "the guard reads whole answers only"
+    assert {question.who for asked in serving.asked for question in asked} == {"me"}
+
+
+def test_an_answer_again_draws_with_the_next_seed_and_leaves_the_others_alone(workspace, monkeypatch):
+    serving = Scripted([[{"who": "reply", "turn": 0, "text": "New.", "done": True}, {"who": "end"}]])
+    monkeypatch.setattr(asking, "serving_of", lambda _: serving)
+    made = comparison()
+    list(asking.ask(workspace, made, 0, "me", [1], again=1))
+    assert [answer.text for answer in made.exchanges[0].answers] == ["Good day.", "New."]
+    assert made.exchanges[0].answers[1].seed == serving.asked[0][0].options["seed"] == 6
+
+
+def test_a_visitors_key_goes_only_to_models_that_take_one(workspace, monkeypatch):
+    serving = Scripted([[{"who": "end"}], [{"who": "end"}]])
+    monkeypatch.setattr(asking, "serving_of", lambda _: serving)
+    made = Comparison(columns=checked_columns(["embedded", "openai:m@http://127.0.0.1:1/v1"]))
+    list(asking.ask(workspace, made, made.open("Hello?"), "me", key="a secret"))
+    assert [question.key for question in serving.asked[0]] == ["", "a secret"]
+    assert "a secret" not in repr(serving.asked[0])
+    assert "a secret" not in made.model_dump_json()
