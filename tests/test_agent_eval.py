@@ -528,6 +528,10 @@ def plain(episode, place, pair):
     return episode.model_copy(update=changes)
 
 
+FIGURE = 4
+"""Of what EvaluationPage.fixed gives: the board."""
+
+
 def test_the_page_shows_board_numbers_and_exchanges(workspace):
     from core.ui.evaluation_page import EvaluationPage
 
@@ -546,8 +550,8 @@ def test_the_page_shows_board_numbers_and_exchanges(workspace):
     figure = page.agents.figure({"show": "agents"}, page.of_agents())["value"]
     drawn = [trace for trace in figure.data if trace.error_x.array is not None]
     assert [(round(trace.x[0]), round(trace.y[0])) for trace in drawn] == [(50, 50), (50, 50), (25, 50)]
-    assert "value" not in page.fixed("show=agents&page=2", "show=agents")[-1], "a plot that is there already is left alone"
-    assert "value" in page.fixed("show=agents", "run=agent-eval-0001")[-1]
+    assert "value" not in page.fixed("show=agents&page=2", "show=agents")[FIGURE], "a plot that is there already is left alone"
+    assert "value" in page.fixed("show=agents", "run=agent-eval-0001")[FIGURE]
     fixed_only = page.shown("show=agents&which=fixed&model=waltz%3Awaltzrl-0001")[-1]
     assert "Prompt &lt;b&gt;5" in fixed_only
     assert "Prompt &lt;b&gt;6" not in fixed_only

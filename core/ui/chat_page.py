@@ -90,8 +90,8 @@ class ChatPage:
         gr.on([self.send.click, self.prompt.submit], self._send, asked, everything, **SILENT)
         self.stop.click(self._stop, None, None, **SILENT)
         self.blur.change(lambda view, blur: self._all(self._current(view), blur), [self.view, self.blur], self._parts(), **SILENT)
-        gr.on([self.blind.input, *(field.change for field in self.form.shaping)], self._shaped, asked, everything, **SILENT)
-        gr.on([field.change for field in self.form.sampling], self.form.words, self.form.fields, self.form.summary, **SILENT)
+        gr.on([self.blind.input, *(field.input for field in self.form.shaping)], self._shaped, asked, everything, **SILENT)
+        gr.on([field.input for field in self.form.sampling], self.form.words, self.form.fields, self.form.summary, **SILENT)
         for part in (*self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.below):
             part.select(self._act, [self.view, self.blur, self.form.key], [*everything, self.download], **SILENT)
 
@@ -119,7 +119,7 @@ class ChatPage:
     @staticmethod
     def _placeholder(count: int) -> Any:
         whom = {1: "Ask it.", 2: "Ask both.", 3: "Ask all three."}.get(count, "Ask all four.")
-        return gr.Textbox(placeholder=f"{whom} Enter sends, Shift+Enter starts a new line.")
+        return gr.Textbox(placeholder=f"{whom} Enter sends.")
 
     def _empty(self, models: list[str]) -> Updates:
         """No message yet: the columns as they will be."""
