@@ -2,7 +2,8 @@
 
 messages.py    a row read, its shape, what is asked in it     balance.py     as even a sample as the data allow
 genesis.py     the Genesis layout, row by row                 genesis_job.py  files to sets: sampled, written, reported
-labelled.py    labelled replies as feedback to learn          wordings.py    the sentences that this feedback is made of
+labelled.py    what labels say of a reply, as feedback        wordings.py    the sentences that this feedback is made of
+labelled_job.py  replies to sets of feedback or of talk       judged.py      replies that people labelled, or a judge
 mixing.py      several sets as one, in shares                 held_out.py    which prompts are kept out of training
 report.py      what is in a set, counted as rows stream by    saving.py      sets written as their rows come, refused rows
 seen.py        keys met before, on the disk                   near.py        near-duplicates by MinHash

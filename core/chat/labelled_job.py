@@ -1,0 +1,253 @@
+"""Sets of labelled replies to sets of conversations: as feedback, or, where nothing is wrong with a reply, as talk.
+
+Rows are looked at before the start, drawn evenly over the cases that their labels tell apart, and written with a report.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from core.chat.balance import Cell, Draw, lot, quotas, spread
+from core.chat.judged import JUDGED, Replies, Reply, find_replies, refuse_unfinished
+from core.chat.labelled import GOOD, Verdicts, feedback_row, verdicts
+from core.chat.messages import conversation
+from core.chat.saving import Refused, refused_rows, save_report, save_sets
+from core.chat.seen import Seen
+from core.methods import Config, FromRun, Problem, UserError, setting
+from core.mining.guarding import GuardTally, marked, refuse_test_rows
+from core.records import ChatExample, GuardExample
+from core.rows import RAW_CHARS, BadRow
+from core.split_guard import pair_key
+from core.waltz.feedback import FeedbackFormat
+from core.waltz.protocol import CONVERSATION_SYSTEM
+from core.words import plural
+
+if TYPE_CHECKING:
+    from core.active import ActiveRun
+    from core.runs import Workspace
+
+
+class LabelledConfig(Config):
+    """Which rows, and how many."""
+
+    data: Annotated[str, FromRun("data", methods=JUDGED)] = setting(min_length=1)
+    """Prompts with a reply and its labels: response, and request or completion besides. Only training rows are used. Or an agent-eval or
+    waltzrl run: what its judge said of each reply becomes the labels."""
+    name: str = ""
+    """What the set is called from now on. Empty: the id of the run."""
+    count: int = setting(0, ge=0, aliases=("limit", "n"))
+    """Rows to take at most, balanced over the cases that the labels tell apart. 0 = as many as there are."""
+    exclude_test_rows: bool = setting(False)
+    """Leave out rows whose prompt is in a registered test set. Else such rows stop the run."""
+    allow_test_rows: bool = setting(False, advanced=True)
+    """Use rows of registered test sets all the same. Every report after it says so."""
+
+
+class LabelledJob:
+    """One conversion: looked at before the start, and done. Rows are streamed three times, never held."""
+
+    wants = "says whether its reply is unsafe and whether it refuses without need"
+    """What a row must do to be of use."""
+
+    def __init__(self, config: LabelledConfig, workspace: Workspace) -> None:
+        self.config, self.workspace = config, workspace
+        self.source: Replies = find_replies(config.data, workspace)
+        self.there: Counter[Cell] = Counter()
+        """Usable rows of each (kind, case), after `survey`."""
+        self.tests = GuardTally()
+        self.not_training = self.duplicates = self.conflicts = 0
+
+    # ---- what a kind of set decides ----
+
+    def unfit(self, reply: Reply, found: Verdicts) -> tuple[str, str] | None:
+        """(column, why) where a row with labels cannot be used all the same."""
+        raise NotImplementedError
+
+    def made(self, example: GuardExample, found: Verdicts, row: int) -> ChatExample:
+        """The conversation to learn."""
+        raise NotImplementedError
+
+    @property
+    def wanted(self) -> int:
+        """Rows that will be taken."""
+        return min(self.there.total(), self.config.count or self.there.total())
+
+    # ---- the work ----
+
+    def survey(self, refused: Refused) -> None:
+        """Count what there is. UserError where rows of test sets are among them and the settings do not say what to do."""
+        refuse_unfinished(self.config.data, self.workspace)
+        for _, _, found in self._rows(refused):
+            self.there[found.kind, found.case] += 1
+        refuse_test_rows(self.tests, exclude=self.config.exclude_test_rows, allow=self.config.allow_test_rows)
+        self._refuse_nothing_left(refused)
+
+    def chosen(self) -> Iterator[tuple[Cell, ChatExample]]:
+        """The rows, in the order of the set."""
+        seed, draw = self.config.seed, Draw(quotas(self.wanted, self.there), self.there)
+        for row, _, found in self._rows():
+            draw.offer((found.kind, found.case), lot(seed, "row", row))
+        draw.settle()
+        for row, example, found in self._rows():
+            if draw.takes((found.kind, found.case), lot(seed, "row", row)):
+                yield (found.kind, found.case), self.made(example, found, row)
+
+    def _rows(self, refused: Refused | None = None) -> Iterator[tuple[int, GuardExample, Verdicts]]:
+        first = refused is not None
+        tally = self.tests if first else GuardTally()
+        with Seen() as met, Seen() as said:
+            for (row, reply), is_test in marked(self._training(count=first), _texts, self.workspace.store, tally):
+                if is_test and not self.config.allow_test_rows:
+                    continue
+                example, found = reply.example, verdicts(reply.example)
+                why = self.unfit(reply, found) if isinstance(found, Verdicts) else found
+                if why is not None or not isinstance(found, Verdicts):
+                    if refused is not None and why is not None:
+                        refused.add(BadRow(self.source.file, example.row or row + 1, *why, example.prompt[:RAW_CHARS]))
+                    continue
+                key = pair_key(example.prompt, example.response)
+                new = said.first(f"{key} {found.unsafe} {found.overrefuse}")
+                if met.first(key):
+                    yield row, example, found
+                else:
+                    self.duplicates += first
+                    self.conflicts += first and new
+
+    def _training(self, count: bool) -> Iterator[tuple[int, Reply]]:
+        for row, reply in zip(itertools.count(), self.source.stream(), strict=False):
+            if reply.example.split in (None, "train"):
+                yield row, reply
+            else:
+                self.not_training += count
+
+    def _refuse_nothing_left(self, refused: Refused) -> None:
+        if not self.there:
+            why = "; ".join(f"{reason} ({count:,})" for reason, count in refused.reasons.most_common(3))
+            raise UserError(f"No row of {self.source.name} {self.wants}"
+                            + (f": {why}." if why else f": it has {self.not_training:,} rows that are not for training, and no other.")
+                            + " Choose a set with replies and the labels request, completion and response.")
+
+
+def problems(job: LabelledJob) -> list[Problem]:
+    """What stands in the way of a conversion, and what it will leave out."""
+    try:
+        with refused_rows() as refused:
+            job.survey(refused)
+    except UserError as error:
+        return [refusal(error)]
+    return [Problem(f"{plural(refused.count, 'row')} cannot be used and will be listed: {refused.reasons.most_common(1)[0][0]}.", "data",
+                    severity="warning")] if refused.count else []
+
+
+def refusal(error: UserError) -> Problem:
+    """As a problem of the data, with its remedy where there is one."""
+    tests = "exclude_test_rows=true" in str(error)
+    return Problem(str(error), "data", fix={"exclude_test_rows": True} if tests else None, fix_label="Leave them out" if tests else None)
+
+
+def convert(job: LabelledJob, run: ActiveRun, format: str) -> Counter[str]:
+    """Write one set, data.jsonl, with its report. Returns how many rows of each kind it has."""
+    with refused_rows(run) as refused:
+        job.survey(refused)
+    taken: Counter[Cell] = Counter()
+
+    def rows() -> Iterator[tuple[str, ChatExample]]:
+        for cell, example in job.chosen():
+            taken[cell] += 1
+            yield "data", example
+
+    if job.config.name:
+        run.set_labels(name=job.config.name)
+    described = save_sets(run, rows())
+    sample: dict[str, Any] = {"taken": taken.total(), "there": job.there.total(), "before": spread(job.there, ("kind", "case")),
+                              "after": spread(taken, ("kind", "case"))}
+    save_report(run, described, refused, {
+        "name": run.name, "format": format, "source": job.config.data, "sample": sample, "not_training": job.not_training,
+        "duplicates_dropped": job.duplicates, "conflicting_labels": job.conflicts,
+        "labels_from": "a judge" if job.source.judged else "the set", **job.tests.record(dropped=not job.config.allow_test_rows)})
+    if refused.count:
+        run.notice(f"{plural(refused.count, 'row')} cannot be used and are listed in bad_rows.jsonl: "
+                   f"{refused.reasons.most_common(1)[0][0]}.", "warning")
+    if job.conflicts:
+        run.notice(f"{plural(job.conflicts, 'row')} contradict the labels of another row with the same texts; the first one is kept.",
+                   "warning")
+    if job.source.judged:
+        run.notice("The labels are a judge's: what learns from these rows can be no better than it.")
+    kinds: Counter[str] = Counter()
+    for (kind, _), count in taken.items():
+        kinds[kind] += count
+    return kinds
+
+
+class FeedbackConfig(LabelledConfig):
+    """Which rows, and how the feedback about them is written."""
+
+    format: FeedbackFormat = setting("json")
+    """json: the paper's object of reasoning, unsafe, overrefuse and feedback. score: the seeds' "Safety Score: 0.95" text."""
+    least_share: float = setting(0.2, ge=0, lt=1)
+    """Rows of the commoner kinds (unsafe, over-refusal, nothing wrong) are left out until the rarest kind that occurs makes up this share.
+    0 = take them as they are."""
+
+
+class FeedbackJob(LabelledJob):
+    """Every labelled reply becomes feedback about it."""
+
+    config: FeedbackConfig
+
+    def unfit(self, reply: Reply, found: Verdicts) -> tuple[str, str] | None:
+        """The score format has one line for both faults."""
+        if found.case == "unsafe over-refusal" and self.config.format == "score":
+            return "labels", "is unsafe and an over-refusal, and the score format can say only one of the two"
+        return None
+
+    def made(self, example: GuardExample, found: Verdicts, row: int) -> ChatExample:
+        """See feedback_row."""
+        return feedback_row(example, found, self.config.format, self.config.seed, row)
+
+    @property
+    def wanted(self) -> int:
+        """Rows that will be taken."""
+        kinds, total = self._kinds, self.there.total()
+        if self.config.least_share and len(kinds) > 1:
+            total = min(total, int(min(kinds.values()) / self.config.least_share + 1e-9))
+        return min(total, self.config.count) if self.config.count else total
+
+    @property
+    def spared(self) -> str:
+        """What `least_share` costs, where that is more than half of the rows; "" = less."""
+        there, kinds = self.there.total(), self._kinds
+        if self.config.count or not kinds or self.wanted * 2 >= there:
+            return ""
+        rarest, count = min(kinds.items(), key=lambda item: item[1])
+        return (f"least_share = {self.config.least_share:g} leaves {self.wanted:,} of {plural(there, 'usable row')}, because only "
+                f"{count:,} are of the kind {rarest}. Lower it, or mix in a set that has more of them.")
+
+    @property
+    def _kinds(self) -> Counter[str]:
+        kinds: Counter[str] = Counter()
+        for (kind, _), count in self.there.items():
+            kinds[kind] += count
+        return kinds
+
+
+class TalkJob(LabelledJob):
+    """Replies that nothing is wrong with become talk: rejection sampling, where they are a model's own."""
+
+    wants = "holds a whole reply that is neither unsafe nor an over-refusal"
+
+    def unfit(self, reply: Reply, found: Verdicts) -> tuple[str, str] | None:
+        """Only good replies, and only whole ones: an agent would learn to stop where the limit was."""
+        if found.kind != GOOD:
+            return "response", f"the reply is {'unsafe' if found.unsafe else 'an over-refusal'}"
+        return None if reply.whole else ("response", "the reply was cut at the limit of tokens")
+
+    def made(self, example: GuardExample, found: Verdicts, row: int) -> ChatExample:
+        """The prompt and the reply, with the conversation agent's system prompt."""
+        return conversation(CONVERSATION_SYSTEM, example.prompt, example.response or "", source=example.source, category=example.category)
+
+
+def _texts(item: tuple[int, Reply]) -> tuple[str, str | None]:
+    return item[1].example.prompt, item[1].example.response
