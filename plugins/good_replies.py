@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core import Method, Problem, Stage, UserError, hookimpl
-from core.chat.labelled_job import LabelledConfig, TalkJob, convert, problems, refusal
+from core.chat.labelled_job import TalkConfig, TalkJob, convert, problems, refusal
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
@@ -23,8 +23,8 @@ class GoodReplies(Method):
     makes = ("data",)
     resumable = False
 
-    class Config(LabelledConfig):
-        """Which rows, and how many."""
+    class Config(TalkConfig):
+        """Which rows, and how long their replies may be."""
 
     def check(self, config: Config) -> list[Problem]:
         """Are there good replies that may be used?"""

@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.chat.judged import find_replies
+from core.chat.labelled_job import whole_sentences
 from core.chat.messages import asked, shape_problem
 from core.lineage import ancestors
 from core.methods import UserError
@@ -68,6 +71,38 @@ def test_good_whole_replies_become_talk_and_all_others_say_why_not(workspace):
     assert "is missing" in reasons["prompt number 7"], "nobody says what its prompt is there for"
     assert run.report["labels_from"] == "a judge"
     assert [one.id for one in ancestors(workspace.run(run.id), workspace)] == ["agent-eval-0001"]
+
+
+@pytest.mark.parametrize(("text", "most", "kept"), [
+    ("One two. Three four five! Six", 5, "One two. Three four five!"),
+    ("One two. Three four five! Six", 4, "One two."),
+    ("One two three", 9, ""),
+    ("It is so:\n1. Stir it. 2. Bake", 20, "It is so:\n1. Stir it."),
+    ('He said "so it is." And then', 20, 'He said "so it is."'),
+    ("About 3.5 of them. More", 20, "About 3.5 of them."),
+    ("Long first sentence here. Next.", 3, ""),
+    ("All of it stays.", 4, "All of it stays."),
+])
+def test_a_reply_is_shortened_to_whole_sentences(text, most, kept):
+    assert whole_sentences(text, most) == kept
+
+
+@given(st.text(alphabet="ab .!?\"1\n", max_size=60), st.integers(1, 12))
+def test_what_is_left_of_a_reply_is_its_beginning_and_ends_a_sentence(text, most):
+    kept = whole_sentences(text, most)
+    assert text.startswith(kept)
+    assert len(kept.split()) <= most
+    assert not kept or kept.rstrip("\"')]*")[-1] in ".!?"
+
+
+def test_cut_and_long_replies_are_shortened_where_that_is_wanted(workspace):
+    episodes = [episode(0, "benign", "Stir it well. Then bake it for", verdict(), finish="length"),
+                episode(1, "benign", "no full stop", verdict()),
+                episode(2, "benign", "one word after the other without an end", verdict()),
+                episode(3, "benign", "Stir it. Bake it. Let it cool down.", verdict())]
+    run = execute(workspace, "good-replies", {"data": evaluation(workspace, episodes), "shorten_to": 5})
+    assert talk_of(run) == {"prompt number 0": "Stir it well.", "prompt number 1": "no full stop", "prompt number 3": "Stir it. Bake it."}
+    assert run.report["bad_row_reasons"] == {"response: no sentence ends within 5 words": 1}
 
 
 def test_every_verdict_becomes_feedback_that_says_the_same(workspace):

@@ -6,6 +6,7 @@ Rows are looked at before the start, drawn evenly over the cases that their labe
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ from core.chat.saving import Refused, refused_rows, save_report, save_sets
 from core.chat.seen import Seen
 from core.methods import Config, FromRun, Problem, UserError, setting
 from core.mining.guarding import GuardTally, marked, refuse_test_rows
-from core.records import ChatExample, GuardExample
+from core.records import ChatExample
 from core.rows import RAW_CHARS, BadRow
 from core.split_guard import pair_key
 from core.waltz.feedback import FeedbackFormat
@@ -66,7 +67,7 @@ class LabelledJob:
         """(column, why) where a row with labels cannot be used all the same."""
         raise NotImplementedError
 
-    def made(self, example: GuardExample, found: Verdicts, row: int) -> ChatExample:
+    def made(self, reply: Reply, found: Verdicts, row: int) -> ChatExample:
         """The conversation to learn."""
         raise NotImplementedError
 
@@ -91,11 +92,11 @@ class LabelledJob:
         for row, _, found in self._rows():
             draw.offer((found.kind, found.case), lot(seed, "row", row))
         draw.settle()
-        for row, example, found in self._rows():
+        for row, reply, found in self._rows():
             if draw.takes((found.kind, found.case), lot(seed, "row", row)):
-                yield (found.kind, found.case), self.made(example, found, row)
+                yield (found.kind, found.case), self.made(reply, found, row)
 
-    def _rows(self, refused: Refused | None = None) -> Iterator[tuple[int, GuardExample, Verdicts]]:
+    def _rows(self, refused: Refused | None = None) -> Iterator[tuple[int, Reply, Verdicts]]:
         first = refused is not None
         tally = self.tests if first else GuardTally()
         with Seen() as met, Seen() as said:
@@ -111,7 +112,7 @@ class LabelledJob:
                 key = pair_key(example.prompt, example.response)
                 new = said.first(f"{key} {found.unsafe} {found.overrefuse}")
                 if met.first(key):
-                    yield row, example, found
+                    yield row, reply, found
                 else:
                     self.duplicates += first
                     self.conflicts += first and new
@@ -203,9 +204,9 @@ class FeedbackJob(LabelledJob):
             return "labels", "is unsafe and an over-refusal, and the score format can say only one of the two"
         return None
 
-    def made(self, example: GuardExample, found: Verdicts, row: int) -> ChatExample:
+    def made(self, reply: Reply, found: Verdicts, row: int) -> ChatExample:
         """See feedback_row."""
-        return feedback_row(example, found, self.config.format, self.config.seed, row)
+        return feedback_row(reply.example, found, self.config.format, self.config.seed, row)
 
     @property
     def wanted(self) -> int:
@@ -233,20 +234,46 @@ class FeedbackJob(LabelledJob):
         return kinds
 
 
+class TalkConfig(LabelledConfig):
+    """Which rows, and how long their replies may be."""
+
+    shorten_to: int = setting(0, ge=0, unit="words")
+    """Replies that are longer, or were cut at the limit of tokens, end with their last whole sentence within so many words. What is left of
+    a reply is not judged anew. 0 = nothing is shortened, and replies that were cut are left out."""
+
+
 class TalkJob(LabelledJob):
     """Replies that nothing is wrong with become talk: rejection sampling, where they are a model's own."""
 
+    config: TalkConfig
     wants = "holds a whole reply that is neither unsafe nor an over-refusal"
 
     def unfit(self, reply: Reply, found: Verdicts) -> tuple[str, str] | None:
-        """Only good replies, and only whole ones: an agent would learn to stop where the limit was."""
+        """Only good replies, and only whole ones or whole sentences: an agent would learn to stop where the limit was."""
         if found.kind != GOOD:
             return "response", f"the reply is {'unsafe' if found.unsafe else 'an over-refusal'}"
+        if self.config.shorten_to:
+            return None if self._said(reply) else ("response", f"no sentence ends within {plural(self.config.shorten_to, 'word')}")
         return None if reply.whole else ("response", "the reply was cut at the limit of tokens")
 
-    def made(self, example: GuardExample, found: Verdicts, row: int) -> ChatExample:
+    def made(self, reply: Reply, found: Verdicts, row: int) -> ChatExample:
         """The prompt and the reply, with the conversation agent's system prompt."""
-        return conversation(CONVERSATION_SYSTEM, example.prompt, example.response or "", source=example.source, category=example.category)
+        example = reply.example
+        return conversation(CONVERSATION_SYSTEM, example.prompt, self._said(reply), source=example.source, category=example.category)
+
+    def _said(self, reply: Reply) -> str:
+        text, most = (reply.example.response or "").strip(), self.config.shorten_to
+        return whole_sentences(text, most) if most and not (reply.whole and len(text.split()) <= most) else text
+
+
+_SENTENCE_END = re.compile(r"[^\W\d_][.!?][\"')\]*]*(?=\s|\Z)")
+"""A full stop that follows a letter ("1." begins a list and ends no sentence), quotes and brackets included."""
+
+
+def whole_sentences(text: str, most: int) -> str:
+    """The longest beginning of at most `most` words that ends a sentence; "" where there is none."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return next((text[:end] for end in reversed(ends) if len(text[:end].split()) <= most), "")
 
 
 def _texts(item: tuple[int, Reply]) -> tuple[str, str | None]:
