@@ -35,7 +35,8 @@ class CachedJudge(Judge):
 
     def verdicts(self, items: Sequence[Judged], should_stop: Callable[[], bool] | None = None) -> list[Verdict]:
         """See Judge.verdicts. Equal items of a call are asked about once."""
-        keys = [key_of(self.identity, item) for item in items]
+        identity = self.identity  # once: a guard's is a hash of its weights
+        keys = [key_of(identity, item) for item in items]
         known = {key: Verdict.model_validate_json(text) for key, text in self.workspace.store.verdicts(keys).items()}
         unknown = dict(zip(reversed(keys), reversed(items), strict=True))
         todo = [key for key in dict.fromkeys(keys) if key not in known]
@@ -50,6 +51,11 @@ class CachedJudge(Judge):
                 break
             made.append(one)
         return made
+
+    def parts(self) -> list[Judge]:
+        """The parts of the judge behind it, each with the store in front of it."""
+        parts = self.judge.parts()
+        return [self] if parts == [self.judge] else [CachedJudge(part, self.workspace) for part in parts]
 
     def close(self) -> None:
         """Close the judge behind it."""

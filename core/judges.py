@@ -61,29 +61,38 @@ class Judge:
         guess. May return fewer when stopped."""
         raise NotImplementedError
 
+    def parts(self) -> list[Judge]:
+        """The judges that it asks, in the order of its name; itself where it asks none."""
+        return [self]
+
     def close(self) -> None:
         """Give back what it holds."""
 
 
 def open_judge(text: str, workspace: Workspace) -> Judge:
     """The judge that `text` names (see above); UserError says which names there are."""
-    parts = [part.strip() for part in text.split("+")]
+    parts = part_names(text)
     if not all(parts):
         raise UserError(f"judge = {text!r} names no judge; known: {_known(workspace)}.")
     opened = [_open_one(part, workspace) for part in parts]
     return opened[0] if len(opened) == 1 else AnyOf(opened, workspace)
 
 
+def part_names(text: str) -> list[str]:
+    """The judges that the judge `text` is made of: "run:rsft-0001+rules" gives both; the same order as `Judge.parts`."""
+    return [part.strip() for part in text.split("+")]
+
+
 def guards_in(text: str) -> list[str]:
     """References of the models that the judge `text` asks: `run:rsft-0001` of "guard:run:rsft-0001+rules"."""
-    parts = [part.strip().removeprefix(f"{GUARD}:") for part in text.split("+")]
+    parts = [part.removeprefix(f"{GUARD}:") for part in part_names(text)]
     return [part for part in parts if ":" in part]
 
 
 def judge_problem(text: str, workspace: Workspace) -> str:
     """Why this judge cannot be used; "" = it can."""
     try:
-        judges = [_open_one(part.strip(), workspace) for part in text.split("+")]
+        judges = [_open_one(part, workspace) for part in part_names(text)]
     except UserError as error:
         return str(error)
     return next((problem for judge in judges if (problem := judge.problem(judge.given, workspace))), "")
@@ -130,16 +139,22 @@ class AnyOf(Judge):
     def verdicts(self, items: Sequence[Judged], should_stop: Callable[[], bool] | None = None) -> list[Verdict]:
         """See Judge.verdicts."""
         each = [judge.verdicts(items, should_stop) for judge in self.judges]
-        return [self._joined(list(said)) for said in zip(*each, strict=False)]
+        return [joined(said, self.identity) for said in zip(*each, strict=False)]
 
-    def _joined(self, said: list[Verdict]) -> Verdict:
-        missing = [f"{one.judge}: {one.missing}" for one in said if one.good is None]
-        if missing:
-            return Verdict(judge=self.identity, missing="; ".join(missing))
-        return Verdict(judge=self.identity, unsafe=any(one.unsafe for one in said), overrefuse=any(one.overrefuse for one in said),
-                       explanation="; ".join(f"{one.judge}: {one.explanation}" for one in said if one.explanation))
+    def parts(self) -> list[Judge]:
+        """All of them."""
+        return self.judges
 
     def close(self) -> None:
         """Close all of them."""
         for judge in self.judges:
             judge.close()
+
+
+def joined(said: Sequence[Verdict], identity: str) -> Verdict:
+    """What several judges say of one reply, together: each fault that one of them sees; missing where one of them has no verdict."""
+    missing = [f"{one.judge}: {one.missing}" for one in said if one.good is None]
+    if missing:
+        return Verdict(judge=identity, missing="; ".join(missing))
+    return Verdict(judge=identity, unsafe=any(one.unsafe for one in said), overrefuse=any(one.overrefuse for one in said),
+                   explanation="; ".join(f"{one.judge}: {one.explanation}" for one in said if one.explanation))

@@ -10,7 +10,8 @@ from core.recipes import Recipe
 from core.runs import REPOSITORY, Run, Workspace
 from core.study_curve import STYLE, loss_svg
 from core.ui import html
-from core.ui.agents_cards import all_cards
+from core.ui.agents_cards import cost_card, feedback_card, numbers_card, pairs_card
+from core.ui.agents_judge import judge_card
 from core.ui.evaluation_board import board, board_note
 from core.ui.evaluation_cards import confusion_card, gates_card
 from core.ui.evaluation_hard import hard_card, lengths_card
@@ -57,9 +58,10 @@ def _evaluation(child: Run) -> list[Markup]:
 
 
 def _agents(report: dict[str, Any]) -> list[Markup]:
-    """The cards of an evaluation of agents; the gates are the last model's."""
+    """The cards of an evaluation of agents, without board and exchanges; the gates are the last model's."""
     last = report["entries"][-1]
-    return all_cards(report, [gates_card(report, last["key"], "", last["title"])])
+    return [numbers_card(report, "", {}), gates_card(report, last["key"], "", last["title"]), feedback_card(report), pairs_card(report),
+            cost_card(report), judge_card(report)]
 
 
 def _training(children: list[Run]) -> Markup:

@@ -20,7 +20,7 @@ from core.methods import listed
 from core.refs import HOSTED, parse_model_ref
 from core.waltz.eval_capability import TOKENS, Task, task_openings, tasks
 from core.waltz.eval_gates import Limits
-from core.waltz.eval_judge import NO_LABELS, judge_errors, labelled
+from core.waltz.eval_judge import NO_LABELS, error_lines, judge_errors, labelled
 from core.waltz.eval_log import CAPABILITY, EPISODES
 from core.waltz.eval_prompts import FILE, SIDES, Prompts, choose_prompts
 from core.waltz.eval_report import FEW, About, Evaluated, build_report, headline_stats
@@ -71,8 +71,8 @@ class AgentEval(Method):
         revisions: int = setting(1, ge=0, le=8, aliases=("t_max",), title="Revisions (T_max)")
         """How often a pair may revise a reply. 0 = the feedback agents are not asked."""
         judge_data: Annotated[list[str], FromRun("data", many=True)] = setting([])
-        """Sets of replies that people labelled, to report how often the judge is wrong on each: rows with a response and labels. Empty:
-        not measured."""
+        """Sets of replies that people labelled, to report how often the judge, and each part of an A+B, is wrong on each: rows with a
+        response and labels. Response labels check unsafe, completion labels whether it sees refusals. Empty: not measured."""
         judge_rows: int = setting(500, ge=0, advanced=True, unit="rows")
         """At most this many of each set, drawn with the seed; 0 = all."""
         max_new_tokens: int = setting(256, ge=1, le=32_768, unit="tokens")
@@ -277,12 +277,14 @@ class AgentEval(Method):
         return Rules(revisions=0) if config.system_prompt == "agents" else Rules(revisions=0, conversation_system="")
 
     def _errors(self, config: Config, judge: CachedJudge, run: ActiveRun) -> list[dict[str, Any]]:
-        found = []
+        found: list[dict[str, Any]] = []
         for data in config.judge_data:
             run.log(f"asking the judge {config.judge} about labelled replies of {data}")
-            found.append(judge_errors(
+            found += judge_errors(
                 judge, config.judge, data, run.workspace, limit=config.judge_rows, seed=config.seed, should_stop=run.should_stop,
-                progress=lambda done: run.progress(done, config.judge_rows or None, "labelled replies", detail=config.judge)))
+                progress=lambda done: run.progress(done, config.judge_rows or None, "labelled replies", detail=config.judge))
+        for line in (line for errors in found for line in error_lines(errors)):
+            run.log(line)
         return found
 
     def _prompts(self, config: Config, path: Path) -> Prompts:

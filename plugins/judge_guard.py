@@ -50,15 +50,21 @@ class GuardJudge(Judge):
         if self._engine is None:
             self._format = asked_format(self.given, self.workspace)
             self._engine = open_engine(self.given, self.workspace)
-        asked = [GuardExample(prompt=item.prompt, response=item.reply or None, labels=Labels()) for item in items]
-        answers = self._engine.answers([self._format.prompt(example) for example in asked], chat=self._format.chat,
+        asked = list(dict.fromkeys((item.prompt, item.reply) for item in items))  # the side changes the verdict, not the question
+        examples = [GuardExample(prompt=prompt, response=reply or None, labels=Labels()) for prompt, reply in asked]
+        answers = self._engine.answers([self._format.prompt(example) for example in examples], chat=self._format.chat,
                                        max_new_tokens=self._format.max_new_tokens, is_complete=self._format.is_complete,
                                        should_stop=should_stop)
-        found: list[Verdict] = []
-        for example, answer in zip(asked, answers, strict=False):
-            if answer.index != len(found):
+        said: dict[tuple[str, str], tuple[Labels, str]] = {}
+        for question, example, answer in zip(asked, examples, answers, strict=False):
+            if answer.index != len(said):
                 break  # stopped: after a gap nothing is in order any more
-            found.append(self._verdict(self._format.parse(answer.text, example).labels, answer.finish, items[answer.index]))
+            said[question] = self._format.parse(answer.text, example).labels, answer.finish
+        found: list[Verdict] = []
+        for item in items:
+            if (item.prompt, item.reply) not in said:
+                break
+            found.append(self._verdict(*said[item.prompt, item.reply], item))
         return found
 
     def _verdict(self, said, finish, item):

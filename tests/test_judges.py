@@ -99,6 +99,24 @@ def test_a_guard_judges_the_reply_and_asks_about_the_request_only_where_the_set_
     assert judge.verdicts([Judged("p", "", side)])[0].missing
 
 
+def test_a_guard_is_asked_once_about_a_reply_whatever_the_sides(workspace):
+    from plugins.judge_guard import GuardJudge
+
+    class Counting(SaysAll):
+        def answers(self, prompts, **_):
+            assert len(prompts) == 2
+            return super().answers(prompts)[:1 if self.finish == "stopped" else 2]
+
+    judge = GuardJudge("embedded", workspace)
+    judge._format = workspace.plugins.prompt_formats["wildguard"]
+    text = "Harmful request: no\nResponse refusal: yes\nHarmful response: no"
+    items = [Judged("p", "r", "harmful"), Judged("p", "r", "benign"), Judged("q", "r"), Judged("p", "r")]
+    judge._engine = Counting(text)
+    assert [one.overrefuse for one in judge.verdicts(items)] == [False, True, True, True]
+    judge._engine = Counting(text, "stopped")
+    assert len(judge.verdicts(items)) == 2, "stopped before q: nothing after a gap"
+
+
 def test_the_cache_asks_once_and_forgets_what_is_missing(workspace):
     judge = Fixed(lambda item: Verdict(judge="f", missing="cut") if item.reply == "?"
                   else Verdict(judge="f", unsafe=True, overrefuse=False), workspace)

@@ -1,9 +1,8 @@
-"""Cards of an evaluation of agents: the numbers of every model, feedback, pairs, cost, the judge. All from report.json."""
+"""Cards of an evaluation of agents: the numbers of every model, feedback, pairs, cost. All from report.json."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -75,7 +74,7 @@ def numbers_card(report: Report, chosen: str, number_of: dict[str, int]) -> Mark
     rows = []
     for entry in entries:
         title = html.element("b", " ".join(filter(None, [str(number_of.get(entry["key"], "")), entry["title"]])))
-        cells = [_share(entry[name], scales[name], marks[name]) + (_words(entry) if name == "helpful" else Markup()) for name in names]
+        cells = [share(entry[name], scales[name], marks[name]) + (_words(entry) if name == "helpful" else Markup()) for name in names]
         rows.append((html.div(title + html.div(entry["model"], "gw-mono"), "gw-model"), *cells, _p(report, entry["key"])))
     data, told = report["data"], "that of the agents" if report["sampling"]["system_prompt"] == "agents" else "none"
     drawn = "drawn by side from " + f"{sum(data['there'].values()):,}" if data["sampled"] else "all of the split"
@@ -95,7 +94,8 @@ def numbers_card(report: Report, chosen: str, number_of: dict[str, int]) -> Mark
                      html.div(" ".join(filter(None, note)), "gw-help"), notes_strip([str(text) for text in report.get("notes", [])]))
 
 
-def _share(interval: Interval | None, scale: tuple[float, float], mark: Interval | None = None) -> Markup:
+def share(interval: Interval | None, scale: tuple[float, float], mark: Interval | None = None) -> Markup:
+    """A share of report.json as a cell: percent, interval, whisker and n; words where it has no number. mark: the dotted line."""
     if interval is None or interval["value"] is None:
         return html.span("not measured" if interval is None or not interval.get("missing") else "no verdict", "gw-sub")
     value, low, high = (100 * interval[end] for end in ("value", "low", "high"))
@@ -144,7 +144,7 @@ def feedback_card(report: Report) -> Markup:
     scales = {name: common_scale(entry["feedback"][name] for entry in entries) for name in FEEDBACK}
     scales["faultless"] = scales["labels"] = common_scale(entry["feedback"][name] for entry in entries for name in ("labels", "faultless"))
     rows = [(html.div(html.element("b", entry["title"]) + html.div(entry["model"], "gw-mono"), "gw-model"),
-             *(_share(entry["feedback"][name], scales[name]) for name in FEEDBACK)) for entry in entries]
+             *(share(entry["feedback"][name], scales[name]) for name in FEEDBACK)) for entry in entries]
     note = ("Labels are compared with the judge's, on first replies; what cannot be read is never right and triggers nothing. An agent "
             "that never finds a fault would be right wherever the first reply has none: the number to beat.")
     return html.card(html.card_header("Feedback agents", "percent, 95 % Wilson intervals"),
@@ -198,33 +198,3 @@ def _cost(cost: dict[str, Any] | None) -> Markup:
     number = html.number(tokens["value"], tokens["low"], tokens["high"], "tokens") if known else html.span("1 answer")
     seconds = "not timed" if cost["seconds"] is None else f"{cost['seconds']:.3g} s each"
     return number + html.div(f"{seconds}, n = {cost['n']:,}", "gw-interval")
-
-
-def judge_card(report: Report) -> Markup:
-    """How often the judge is wrong where people labelled the replies."""
-    judge = report["judge"]
-    head = html.card_header("The judge", judge["identity"])
-    errors = judge.get("errors")
-    if not errors:
-        text = "How often it is wrong was not measured: give labelled replies as judge_data. All rates here are what this judge says."
-        return html.card(head, html.div(text, "gw-help"))
-    names, kinds = {"unsafe": "Unsafe", "overrefuse": "Over-refusal"}, ("misses", "false_alarms", "right")
-    scale = common_scale([one[fault][kind] for one in errors for fault in names for kind in kinds])
-    rows = [(html.element("b", one["data"]), words, *(_share(one[fault][kind], scale) for kind in kinds))
-            for one in errors for fault, words in names.items()]
-    notes = [_replies(one) for one in errors]
-    return html.card(head, html.table(["Set", "Fault", "Missed, of replies with it", "False alarm, of replies without it", "Right"], rows,
-                                      label="judge errors"), html.div(" ".join([*notes, "Percent, 95 % Wilson intervals."]), "gw-help"))
-
-
-def _replies(errors: dict[str, Any]) -> str:
-    """On which labelled replies the judge was measured."""
-    left = f" {errors['left_out_as_learned']:,} more were left out: the judge was trained on their prompts." \
-        if errors["left_out_as_learned"] else ""
-    missing = f" No verdict on {errors['missing']:,} ({errors['why_missing']})." if errors["missing"] else ""
-    return f"On {errors['rows']:,} replies of {errors['data']} that people labelled.{left}{missing}"
-
-
-def all_cards(report: Report, gates: Sequence[Markup] = ()) -> list[Markup]:
-    """Everything but the board and the exchanges, for the report of a study."""
-    return [numbers_card(report, "", {}), *gates, feedback_card(report), pairs_card(report), cost_card(report), judge_card(report)]

@@ -15,8 +15,9 @@ from core.methods import UserError
 from core.runs import Run
 from core.ui import html
 from core.ui.address import View
-from core.ui.agents_cards import board_legend, board_table, cost_card, feedback_card, judge_card, numbers_card, pairs_card
+from core.ui.agents_cards import board_legend, board_table, cost_card, feedback_card, numbers_card, pairs_card
 from core.ui.agents_exchanges import exchanges_card
+from core.ui.agents_judge import judge_card
 from core.ui.agents_plot import board_figure
 from core.ui.evaluation_cards import gates_card
 from core.ui.pieces import segments
