@@ -17,8 +17,9 @@ demo: install
 run: install
 	@$(VENV)/python app.py
 
+# Files keep their order, so the slow ones of tests/browser begin first and no core waits for them at the end.
 test: install browser
-	@$(VENV)/python -m pytest -n $(CORES) --dist loadfile
+	@$(VENV)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder --durations=20
 
 lint: install
 	@$(VENV)/ruff check .
