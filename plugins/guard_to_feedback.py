@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from core import ChatExample, Method, Problem, Stage, UserError, hookimpl
 from core.chat.labelled import KINDS, LabelledConfig, LabelledJob
 from core.chat.saving import refused_rows, save_report, save_sets
+from core.methods import short_path
 from core.words import plural
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class GuardToFeedback(Method):
 
     def describe(self, config: Config) -> str:
         """The set and the format."""
-        return f"{config.data} as {config.format}"
+        return f"{short_path(config.data)} as {config.format}"
 
     def run(self, config: Config, run: ActiveRun) -> None:
         """One set, data.jsonl."""
