@@ -261,17 +261,13 @@ def _print_new(path: Path, offset: int) -> int:
     return offset + len(data)
 
 
-def _full_path(value: Any) -> Any:
-    """A file that is there gets its full path, because the run may start elsewhere."""
-    return str(Path(value).resolve()) if isinstance(value, str) and value and Path(value).is_file() else value
-
-
 def _recipe(options: Any) -> int:
+    from core.methods import full_path
     from core.recipes import find_unfinished, parse_recipe, recipe_path
     from core.runs import Workspace
 
     workspace = Workspace()
-    settings = {name: _full_path(value) for name, value in parse_settings(options.settings).items()}
+    settings = {name: full_path(value) if isinstance(value, str) else value for name, value in parse_settings(options.settings).items()}
     parse_recipe(recipe_path(options.recipe).read_text(encoding="utf-8"), options.recipe).values(settings, options.recipe)
     values = {"recipe": options.recipe, "settings": settings}
     earlier = None if options.fresh else find_unfinished(workspace, values)

@@ -6,13 +6,15 @@ validation are all derived from there (`core/ui/forms.py`, `core/cli.py`, `docs/
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from inspect import get_annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -40,6 +42,35 @@ class Config(BaseModel):
     seed: int = Field(42, ge=0, le=2**31 - 1, json_schema_extra={"advanced": True})
     """Seed of every random choice this run makes."""
 
+    @field_validator("*")
+    @classmethod
+    def paths_from_anywhere(cls, value: Any, info: ValidationInfo) -> Any:
+        """A field marked FromRun may name a file (data, runs) or a folder (models): such a one gets its full path. The validators of
+        the methods come after this one."""
+        mark = from_run(cls.model_fields[info.field_name or ""])
+        if mark is None:
+            return value
+        there = os.path.isdir if mark.kind == "model" else os.path.isfile
+        if isinstance(value, list):
+            return [full_path(item, there) for item in value]
+        return full_path(value, there) if isinstance(value, str) else value
+
+
+def full_path(text: str, there: Callable[[str], bool] = os.path.isfile) -> str:
+    """`text` as a full path, where it names a file (or what `there` looks for), because a run starts in another folder than the command
+    that made it. Names, run ids and references stay as they are, without the space around them; so does the model `embedded`."""
+    text = text.strip()
+    path = os.path.expanduser(text)
+    return str(Path(path).resolve()) if text != "embedded" and there(path) else text
+
+
+def short_path(text: str) -> str:
+    """What a full path is called in a line: "prompts" of /data/prompts.jsonl. Names and references stay."""
+    path = Path(text)
+    if not path.is_absolute():
+        return text
+    return path.name if path.is_dir() else path.stem
+
 
 def setting(default: Any = PydanticUndefined, *, advanced: bool = False, aliases: tuple[str, ...] = (), title: str | None = None,
             secret: bool = False, rows: int = 1, unit: str | None = None, **bounds: Any) -> Any:
@@ -66,7 +97,9 @@ class FromRun:
     kind "data": an imported set's name, a run id, or a file path; runs of `methods`, when given, will do as data, too. chat: sets of
     conversations are offered instead of labelled rows.
     kind "model": any model reference (core/refs.py).
-    kind "run": a run id only, of the methods in `methods` when given.
+    kind "run": a run id, of the methods in `methods` when given, or a file where the method can read one.
+
+    A file or folder that is there gets its full path (`Config.paths_from_anywhere`).
     """
 
     kind: Literal["data", "model", "run"]

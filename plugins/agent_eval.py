@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from core.evals.rows import SplitChoice
 from core.evals.seen import TrainedOn, trained_on
 from core.judge_cache import CachedJudge
 from core.judges import guards_in, judge_problem, open_judge
-from core.methods import listed
+from core.methods import full_path, listed, short_path
 from core.refs import HOSTED, parse_model_ref
 from core.waltz.eval_capability import TOKENS, Task, task_openings, tasks
 from core.waltz.eval_gates import Limits
@@ -104,23 +105,16 @@ class AgentEval(Method):
         @field_validator("models")
         @classmethod
         def once_each(cls, value: list[str]) -> list[str]:
-            """Folders get their full path, because the run may start elsewhere; no model twice."""
-            found = [_full_path(item.strip()) for item in value]
-            if twice := next((item for item in found if found.count(item) > 1), None):
+            """No model twice, however its folder is written."""
+            if twice := next((item for item in value if value.count(item) > 1), None):
                 raise ValueError(f"names {twice} twice")
-            return found
+            return value
 
         @field_validator("baseline")
         @classmethod
         def as_in_models(cls, value: str) -> str:
             """Written as `models` are, so that they can be compared."""
-            return _full_path(value.strip())
-
-        @field_validator("data", "judge_data")
-        @classmethod
-        def full_file(cls, value: str | list[str]) -> str | list[str]:
-            """A file that is there gets its full path."""
-            return _full_file(value) if isinstance(value, str) else [_full_file(one) for one in value]
+            return full_path(value, os.path.isdir)
 
     def check(self, config: Config) -> list[Problem]:
         """Are the models, the prompts and the judge there?"""
@@ -207,8 +201,8 @@ class AgentEval(Method):
 
     def describe(self, config: Config) -> str:
         """"3 models on pool"."""
-        who = config.models[0] if len(config.models) == 1 else plural(len(config.models), "model")
-        return f"{who} on {Path(config.data).stem if '/' in config.data else config.data}"
+        who = short_path(config.models[0]) if len(config.models) == 1 else plural(len(config.models), "model")
+        return f"{who} on {short_path(config.data)}"
 
     def run(self, config: Config, run: ActiveRun) -> None:
         """Episodes of every model, then the report."""
@@ -339,16 +333,6 @@ def _prompt_warnings(prompts: Prompts) -> list[Problem]:
     if prompts.without_side:
         found.append(f"{plural(prompts.without_side, 'row')} without a request label left out.")
     return [Problem(text, "data", severity="warning") for text in found]
-
-
-def _full_path(text: str) -> str:
-    path = Path(text or "/nowhere").expanduser()
-    return text if text == "embedded" or not path.is_dir() else str(path.resolve())
-
-
-def _full_file(text: str) -> str:
-    path = Path(text.strip() or "/nowhere").expanduser()
-    return str(path.resolve()) if path.is_file() else text.strip()
 
 
 @hookimpl

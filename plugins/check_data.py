@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from core import ChatExample, Method, Problem, Stage, UserError, hookimpl
 from core.chat.checking import CheckConfig, check_set
 from core.data import find_chat
+from core.methods import short_path
 from core.words import plural
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class CheckData(Method):
 
     def describe(self, config: Config) -> str:
         """The set."""
-        return config.data
+        return short_path(config.data)
 
     def run(self, config: Config, run: ActiveRun) -> None:
         """Every rule on every row; the run succeeds whatever they say."""

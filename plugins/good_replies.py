@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from core import Method, Problem, Stage, UserError, hookimpl
 from core.chat.labelled_job import TalkConfig, TalkJob, convert, problems, refusal
+from core.methods import short_path
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
@@ -35,7 +36,7 @@ class GoodReplies(Method):
 
     def describe(self, config: Config) -> str:
         """The set."""
-        return config.data
+        return short_path(config.data)
 
     def run(self, config: Config, run: ActiveRun) -> None:
         """One set, data.jsonl."""

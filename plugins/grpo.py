@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import field_validator
 
 from core import FromRun, Method, OneOf, Problem, Stage, UserError, WeightsConfig, hookimpl, setting
+from core.methods import short_path
 
 REHEARSAL = {"steps": 20, "prompts_per_step": 2, "num_generations": 4, "max_new_tokens": 256, "learning_rate": 5e-5, "batch_size": 4,
              "temperature": 1.0, "beta": 0.01}
@@ -103,7 +104,7 @@ class Grpo(Method):
     """(config, choice of rows) of the last look."""
 
     def describe(self, config):
-        return f"{config.model} on {config.data}"
+        return f"{short_path(config.model)} on {short_path(config.data)}"
 
     def continued(self, config, run_id):
         return {**config.model_dump(), "model": f"run:{run_id}", "prompt_format": "auto"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,7 +22,7 @@ from core.evals.prompting import choose_format, format_called
 from core.evals.questions import Question, answer, has_official_rule
 from core.evals.report import About, Model, Options, answer_notes, build_report, headline_stats
 from core.evals.rows import Chosen, SplitChoice, choose_rows, gold_of, row_warnings
-from core.methods import listed
+from core.methods import full_path, listed, short_path
 from core.records import Task
 from core.scores import Policy
 from core.words import plural
@@ -104,11 +105,10 @@ class GuardEval(Method):
         @field_validator("models")
         @classmethod
         def once_each(cls, value: list[str]) -> list[str]:
-            """Folders get their full path, because the run may start elsewhere; no model twice."""
-            found = [item if item == "embedded" else _full_path(item.strip(), Path.is_dir) for item in value]
-            if twice := next((item for item in found if found.count(item) > 1), None):
+            """No model twice, however its folder is written."""
+            if twice := next((item for item in value if value.count(item) > 1), None):
                 raise ValueError(f"names {twice} twice")
-            return found
+            return value
 
         @field_validator("hard_subset")
         @classmethod
@@ -118,17 +118,13 @@ class GuardEval(Method):
                 raise ValueError("one sample is right or wrong and cannot be both; give 2 or more, or 0 for no hard subset")
             return value
 
-        @field_validator("reference", "hard_model", "rival")
+        @field_validator("reference", "rival")
         @classmethod
         def as_in_models(cls, value: str) -> str:
             """Written as `models` are, so that they can be compared."""
-            return value.strip() if value.strip() in ("", "embedded") else _full_path(value.strip(), Path.is_dir)
+            return full_path(value, os.path.isdir)
 
-        @field_validator("predictions", "data")
-        @classmethod
-        def full_path(cls, value: str) -> str:
-            """A file that is there gets its full path."""
-            return _full_path(value.strip(), Path.is_file)
+        as_full_path = field_validator("predictions")(full_path)
 
     def check(self, config: Config) -> list[Problem]:
         """Are the models, the rows and the labels there?"""
@@ -166,8 +162,8 @@ class GuardEval(Method):
         """"embedded on guard-demo"."""
         if config.predictions:
             return "predictions " + given_name(Path(config.predictions))
-        who = config.models[0] if len(config.models) == 1 else f"{len(config.models)} models"
-        return f"{who} on {Path(config.data).stem if '/' in config.data else config.data}"
+        who = short_path(config.models[0]) if len(config.models) == 1 else f"{len(config.models)} models"
+        return f"{who} on {short_path(config.data)}"
 
     def run(self, config: Config, run: ActiveRun) -> None:
         """Collect the answers, then write the report."""
@@ -322,11 +318,6 @@ class GuardEval(Method):
         return {"name": source.name, "sha256": source.sha256(), "run": source.run.id if source.run else None, "file": str(source.path),
                 "rows": len(chosen.rows), "split": chosen.split, "sampled": chosen.sampled, "of": chosen.of,
                 "without_gold": chosen.without_gold, "distinct_prompts": len({row.prompt for row in chosen.rows})}
-
-
-def _full_path(text: str, there: Callable[[Path], bool]) -> str:
-    path = Path(text or "/nowhere").expanduser()
-    return str(path.resolve()) if there(path) else text
 
 
 def _progress(run: ActiveRun, before: int, total: int, model: str, answers: int = 1) -> Callable[[int], None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from core import Method, Problem, Stage, UserError, hookimpl
 from core.chat.labelled import KINDS
 from core.chat.labelled_job import FeedbackConfig, FeedbackJob, convert, problems, refusal
+from core.methods import short_path
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
@@ -43,7 +44,7 @@ class GuardToFeedback(Method):
 
     def describe(self, config: Config) -> str:
         """The set and the format."""
-        return f"{config.data} as {config.format}"
+        return f"{short_path(config.data)} as {config.format}"
 
     def run(self, config: Config, run: ActiveRun) -> None:
         """One set, data.jsonl."""

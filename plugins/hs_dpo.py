@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from core import EpochsConfig, FromRun, Method, Problem, Stage, UserError, hookimpl, setting
+from core.methods import short_path
 
 PAPER = {"tuning": "full", "batch_size": 4, "gradient_accumulation_steps": 64, "learning_rate": 5e-6, "lr_scheduler_type": "cosine",
          "epochs": 2.0, "beta": 0.01, "sft_mix": 2.0, "sft_reduction": "sequence", "use_weights": True, "max_length": 2048}
@@ -72,7 +73,7 @@ class HsDpo(Method):
     """(config, prepared, seen pairs) of the last look."""
 
     def describe(self, config):
-        return f"{config.model} on {config.data}"
+        return f"{short_path(config.model)} on {short_path(config.data)}"
 
     def continued(self, config, run_id):
         return {**config.model_dump(), "model": f"run:{run_id}"}

@@ -15,6 +15,7 @@ from pydantic import field_validator
 
 from core import Config, Estimate, GuardExample, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
 from core.files import replace_file
+from core.methods import full_path
 from core.reading import AmbiguousLayout, ReadResult, read_examples, to_examples
 from core.records import TASKS
 from core.rows import BadRow, Row, read_hub, read_rows
@@ -102,8 +103,7 @@ class ImportData(Method):
         @classmethod
         def absolute(cls, value: str) -> str:
             """A file that is there gets its full path: the run may start in another folder."""
-            path = Path(value).expanduser()
-            return str(path.resolve()) if os.path.exists(path) else value
+            return full_path(value, os.path.exists)
 
     def check(self, config: Config) -> list[Problem]:
         """Read the first rows."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import field_validator
 
 from core import AskingConfig, Config, Estimate, FromRun, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
 from core.answer_cost import ANSWER_TOKENS, CPU_TOKENS, speed_is_known
+from core.methods import short_path
 from core.mining.samples import Unparsed
 from core.words import plural
 
@@ -77,26 +77,12 @@ class MineHardSamples(Method):
                 raise ValueError("a row is hard when some answers are right and some wrong, which takes at least 2 of them; 4 is usual")
             return value
 
-        @field_validator("model")
-        @classmethod
-        def full_model_path(cls, value: str) -> str:
-            """A folder that is there gets its full path, because the run may start elsewhere."""
-            folder = Path(value.strip()).expanduser()
-            return str(folder.resolve()) if value.strip() != "embedded" and value.strip() and folder.is_dir() else value.strip()
-
-        @field_validator("data")
-        @classmethod
-        def full_data_path(cls, value: str) -> str:
-            """A file that is there gets its full path."""
-            file = Path(value.strip()).expanduser()
-            return str(file.resolve()) if value.strip() and file.is_file() else value.strip()
-
     _seen: tuple[Any, Any] | None = None
     """(config, plan) of the last look."""
 
     def describe(self, config: Config) -> str:
         """"run:rsft-0001 on guard-demo, k 4"."""
-        return f"{config.model} on {Path(config.data).stem if '/' in config.data else config.data}, k {config.k}"
+        return f"{short_path(config.model)} on {short_path(config.data)}, k {config.k}"
 
     def check(self, config: Config) -> list[Problem]:
         """Is the guard one that can be asked, and are there rows to ask about?"""

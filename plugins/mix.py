@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from core import Method, Problem, Stage, UserError, hookimpl
 from core.chat.mixing import AgentMix, MixConfig, mixed_rows, open_mix
 from core.chat.saving import Refused, save_report, save_sets
+from core.methods import short_path
 from core.words import plural
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Mix(Method):
 
     def describe(self, config: Config) -> str:
         """The sources."""
-        return ", ".join(config.sources)
+        return ", ".join(map(short_path, config.sources))
 
     def run(self, config: Config, run: ActiveRun) -> None:
         """RUN:conversation and RUN:feedback, or the one of them that the sources are for."""

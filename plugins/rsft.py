@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from core import EpochsConfig, FromRun, Method, OneOf, Problem, Stage, UserError, hookimpl, setting
+from core.methods import short_path
 
 PROJECTIONS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 SEEDS = {"tuning": "qlora", "lora_rank": 16, "lora_alpha": 16, "lora_dropout": 0.0, "lora_target": PROJECTIONS, "batch_size": 4,
@@ -66,7 +67,7 @@ class Rsft(Method):
     """(config, prepared, counted) of the last look."""
 
     def describe(self, config):
-        return f"{config.model} on {config.data}"
+        return f"{short_path(config.model)} on {short_path(config.data)}"
 
     def continued(self, config, run_id):
         return {**config.model_dump(), "model": f"run:{run_id}", "prompt_format": "auto"}

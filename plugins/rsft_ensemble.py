@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import field_validator
 
 from core import Config, Estimate, FromRun, Method, Problem, Stage, UserError, hookimpl, setting
-from core.methods import validate, with_preset
+from core.methods import short_path, validate, with_preset
 from core.words import plural
 
 if TYPE_CHECKING:
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
 
 OURS = ("data", "model", "seed", "exclude_test_rows", "allow_test_rows", "runs")
 """Settings of a step that the ensemble gives it."""
-
-
-def _full_path(value: str, *, folder: bool = False) -> str:
-    path = Path(value.strip() or "/nowhere").expanduser()
-    there = path.is_dir() if folder else path.is_file()
-    return str(path.resolve()) if there and value.strip() != "embedded" else value.strip()
 
 
 class Subset(Method):
@@ -51,15 +44,9 @@ class Subset(Method):
         leave_out: list[str] = setting([])
         """Sources whose training rows are left out, before the share is drawn."""
 
-        @field_validator("data")
-        @classmethod
-        def full_path(cls, value: str) -> str:
-            """A file that is there gets its full path."""
-            return _full_path(value)
-
     def describe(self, config: Config) -> str:
         """"half of guard-demo"."""
-        name = Path(config.data).stem if "/" in config.data else config.data
+        name = short_path(config.data)
         return f"{config.share:.0%} of {name}" + (f" without {', '.join(config.leave_out)}" if config.leave_out else "")
 
     def check(self, config: Config) -> list[Problem]:
@@ -167,18 +154,6 @@ class RsftEnsemble(Method):
         allow_test_rows: bool = setting(False, advanced=True)
         """Use rows of registered test sets all the same. Every report after it says so."""
 
-        @field_validator("data", "mining_data")
-        @classmethod
-        def full_path(cls, value: str) -> str:
-            """A file that is there gets its full path."""
-            return _full_path(value)
-
-        @field_validator("model")
-        @classmethod
-        def full_model_path(cls, value: str) -> str:
-            """A folder that is there gets its full path."""
-            return _full_path(value, folder=True)
-
         @field_validator("rsft", "mining", "pairs")
         @classmethod
         def not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -189,8 +164,8 @@ class RsftEnsemble(Method):
 
     def describe(self, config: Config) -> str:
         """"3 variants of embedded on guard-demo"."""
-        name = Path(config.data).stem if "/" in config.data else config.data
-        return f"{plural(config.variants, 'variant')} of {config.model} on {name}"
+        name = short_path(config.data)
+        return f"{plural(config.variants, 'variant')} of {short_path(config.model)} on {name}"
 
     def check(self, config: Config) -> list[Problem]:
         """Are the settings of the steps in order, is there enough to divide, and would rsft start on the whole set?"""

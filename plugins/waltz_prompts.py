@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from core import DataFormat, GuardExample, Labels, Method, Problem, RowError, Stage, UserError, hookimpl
 from core.chat.report import LENGTH_EDGES, word_spread
 from core.chat.saving import refused_rows
+from core.methods import short_path
 from core.split_guard import keys_to_register
 from core.waltz.pool import Pool, PoolConfig, collect, halves
 from core.waltz.prompts import LABEL_OF
@@ -80,7 +81,7 @@ class WaltzPrompts(Method):
 
     def describe(self, config: Config) -> str:
         """The sources."""
-        return ", ".join(item.rpartition("/")[2] for item in config.sources)
+        return ", ".join(short_path(item) for item in config.sources)
 
     def run(self, config: Config, run: ActiveRun) -> None:
         """data.jsonl with both halves, the test half registered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from core import EpochsConfig, FromRun, Method, Problem, Stage, UserError, hookimpl, setting
+from core.methods import short_path
 
 REHEARSAL = {"tuning": "lora", "lora_rank": 16, "lora_alpha": 32, "learning_rate": 1e-3, "epochs": 2.0, "batch_size": 8,
              "gradient_accumulation_steps": 1, "warmup_ratio": 0.05, "max_length": 512, "asked_rows": 24}
@@ -65,7 +66,7 @@ class WaltzSft(Method):
     """(config, prepared, counted tokens) of the last look."""
 
     def describe(self, config):
-        return f"{config.model} on {config.conversation} and {config.feedback}"
+        return f"{short_path(config.model)} on {short_path(config.conversation)} and {short_path(config.feedback)}"
 
     def continued(self, config, run_id):
         return {**config.model_dump(), "model": f"waltz:{run_id}", "feedback_model": ""}

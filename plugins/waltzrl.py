@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict
 
 from core import Config, FromRun, Method, Problem, Stage, UserError, hookimpl, setting
+from core.methods import short_path
 
 DIR = {"alpha": 0.65, "lambda_": 0.25, "gamma": 0.1}
 PAPER = {"stage": "both", "stage1_iterations": 100, "stage2_iterations": 500, "rollout_batch": 32, "benign_share": 0.5, "revisions": 1,
@@ -148,7 +149,7 @@ class WaltzRL(Method):
     """(config, what was looked at) of the last look."""
 
     def describe(self, config):
-        return f"{config.model} on {config.data}, stage {config.stage}"
+        return f"{short_path(config.model)} on {short_path(config.data)}, stage {config.stage}"
 
     def continued(self, config, run_id):
         return {**config.model_dump(), "model": f"waltz:{run_id}", "feedback_model": "", "stage": 2, "feedback_format": "auto"}

@@ -25,7 +25,7 @@ from core.chat.saving import Refused
 from core.chat.seen import Seen
 from core.data import chat_sets, find_data, holds_chat, stream_chat, stream_examples
 from core.lineage import ancestors, run_of_model
-from core.methods import Config, FromRun, UserError, listed, setting
+from core.methods import Config, FromRun, UserError, full_path, listed, setting
 from core.mining.guarding import GuardTally, marked
 from core.records import GuardExample, Labels, Side, Split, read_records
 from core.rows import RAW_CHARS, BadRow
@@ -65,6 +65,12 @@ class PoolConfig(Config):
         if wrong := next((word for word in value if word not in WANTED), None):
             raise ValueError(f"holds {wrong!r}; known: {', '.join(WANTED)}")
         return value
+
+    @field_validator("seen")
+    @classmethod
+    def seen_from_anywhere(cls, value: list[str]) -> list[str]:
+        """A set's file gets its full path."""
+        return [full_path(item) for item in value]
 
     def side_for(self, place: int) -> str:
         """What to take of a source."""
