@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from core.runs import FINISHED, REPOSITORY, Run, Workspace
 
@@ -43,13 +44,16 @@ class Visitor:
         self.path, self.query = path, query
         self.session = secrets.token_hex(6)
         self.values: dict[int, Any] = {}
-        self.seconds: list[float] = []
+        self.seconds: dict[str, list[float]] = {"GET": [], "load": [], "tick": []}
+        """By kind: the page itself (no event, so in no floor), its opening events, its clocks."""
         self.errors: list[str] = []
 
     async def visit(self, until: float) -> None:
         """Open the page and stay until then."""
         try:
+            began = time.perf_counter()
             config = page_config((await self.http.get(self.path + self.query)).raise_for_status().text)
+            self.seconds["GET"].append(time.perf_counter() - began)
             clocks = {item["id"]: float(item["props"].get("value") or 1.0) for item in config["components"] if item["type"] == "timer"
                       and item["props"].get("active", True)}
             self.values = {item["id"]: item["props"].get("value") for item in config["components"]}
@@ -57,7 +61,7 @@ class Visitor:
             beat = asyncio.create_task(self._heartbeat())
             for event in events:
                 if any(name == "load" for _, name in event["targets"]) and event["backend_fn"]:
-                    await self._run(event)
+                    await self._run(event, "load")
             ticking = [(event, clocks[target]) for event in events for target, name in event["targets"]
                        if name == "tick" and target in clocks]
             await asyncio.gather(*(self._tick(event, every, until) for event, every in ticking), asyncio.sleep(until - time.monotonic()))
@@ -77,9 +81,9 @@ class Visitor:
         while (pause := min(every, until - time.monotonic())) > 0:
             await asyncio.sleep(pause)
             if time.monotonic() < until:
-                await self._run(event)
+                await self._run(event, "tick")
 
-    async def _run(self, event: dict[str, Any]) -> None:
+    async def _run(self, event: dict[str, Any], kind: str) -> None:
         """One event from the request to its last word; what it answers becomes the values of the components."""
         began = time.perf_counter()
         body = {"data": [self.values.get(item) for item in event["inputs"]], "fn_index": event["id"], "session_hash": self.session,
@@ -96,7 +100,7 @@ class Visitor:
                     break
             else:
                 raise ValueError("the answer ended in the middle")
-        self.seconds.append(time.perf_counter() - began)
+        self.seconds[kind].append(time.perf_counter() - began)
         if not message["success"]:
             self.errors.append(f"{self.path} event {event['id']}: {message['output']}")
             return
