@@ -18,6 +18,7 @@ from core.active import ActiveRun, StopRequested
 from core.files import write_json
 from core.jobs import STOP_GRACE, kill_tree, pump
 from core.methods import UserError, validate
+from core.priority import give_way
 from core.runs import Workspace, add_event, this_process, update_status
 
 HEARTBEAT_EVERY = 2.0
@@ -32,6 +33,8 @@ def main(run_id: str) -> int:
         _die_with_parent()
     workspace = Workspace()
     run = ActiveRun(workspace, run_id, rank)
+    if run.status.get("lane") == "compute":  # before any thread is started: they inherit it
+        give_way()
     faulthandler.register(signal.SIGUSR1)  # `kill -USR1 PID` prints every thread's stack into log.txt
     _quiet_libraries()
     if rank == 0:

@@ -12,6 +12,7 @@ from core.access import OWNER, Access, Act
 from core.methods import Method, UserError, validate
 from core.runs import FINISHED, Run, Workspace
 from core.ui import html
+from core.ui.follow import story_of
 from core.ui.pieces import fold, stat_parts
 from core.ui.runs_table import time_left
 from core.words import duration, size
@@ -58,7 +59,7 @@ def _done_words(progress: dict[str, Any]) -> str:
 
 
 def _warnings(run: Run) -> list[dict[str, Any]]:
-    found = [event for event in run.events("notice") if event.get("level") == "warning"]
+    found = [event for event in story_of(run).notices if event.get("level") == "warning"]
     return found[-3:]
 
 

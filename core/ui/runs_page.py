@@ -61,6 +61,7 @@ def build(workspace: Workspace) -> None:
         with gr.Column(scale=5, min_width=300, elem_classes="gw-plain"):
             files = block(elem_classes="gw-stack")
     fetched = download_box()
+    gone = gr.Textbox("", visible="hidden", label="gone", container=False)
     shown = [header, recipes, filters, table, lineage, live, asked, actions, files, steps, compare]
     fields = [opened, continuing, rate, name, tags, note, report, compare_box, plot]
     silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
@@ -79,10 +80,14 @@ def build(workspace: Workspace) -> None:
         return [changed, *page.shown(changed), *(page.fields(changed) if other else [gr.skip()] * len(fields)), gr.skip()]
 
     def tick(query: str) -> list[Any]:
-        if page.is_gone(query):  # deleted in another tab
-            changed = write_view(read_view(query), run="", ask="")
-            return [changed, *page.shown(changed), *page.fields(changed)]
-        return [gr.skip(), *page.shown(query), *[gr.skip()] * len(fields)]
+        # only what changes with time: Gradio builds each output anew that an event leaves as it is
+        return [query if page.is_gone(query) else "", *page.shown(query)]
+
+    def close(query: str, of_query: str) -> list[Any]:
+        if not of_query or not page.is_gone(query):
+            return [gr.skip()] * (1 + len(shown) + len(fields))
+        changed = write_view(read_view(query), run="", ask="")
+        return [changed, *page.shown(changed), *page.fields(changed)]
 
     on_load(load, None, [view, stage, search, *shown, *fields])
     for part in (header, recipes, filters, table, live, actions, files, steps, compare, report):
@@ -94,7 +99,8 @@ def build(workspace: Workspace) -> None:
     if workspace.access.may(Act.CONTINUE):
         go.click(page.continue_run, [view, rate], view, **silent).then(
             lambda query: [*page.shown(query), *page.fields(query)], view, [*shown, *fields], **silent)
-    gr.Timer(REFRESH).tick(tick, view, [view, *shown, *fields], **silent)
+    gr.Timer(REFRESH).tick(tick, view, [gone, *shown], **silent)
+    gone.change(close, [view, gone], [view, *shown, *fields], **silent)  # the open run was deleted in another tab
 
 
 def _narrowed(query: str, stage: str, q: str) -> str:

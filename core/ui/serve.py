@@ -85,12 +85,14 @@ def built(workspace: Workspace, door: Door) -> tuple[Workspace, Any]:
 def launch(demo: Any, door: Door, workspace: Workspace, port: int, share: bool = False, root_path: str = "") -> None:
     """Answer requests, in threads of this process."""
     from core.ui import theme
+    from core.ui.sessions import lighten
 
     demo.queue(default_concurrency_limit=16)  # events only read folders; several browsers must not wait for each other
     demo.launch(server_name=door.host, server_port=port, share=share, auth=[door.login] if door.login else None,
                 root_path=root_path or None, quiet=True, prevent_thread_lock=True, run_history=False, ssr_mode=False, footer_links=[],
                 show_error=False, max_file_size=f"{door.settings.upload_mb}mb", enable_monitoring=False, theme=theme.theme(),
                 head=theme.head(), app_kwargs={"middleware": door.layers(demo, workspace)})
+    lighten(demo)
     if share:
         print(f"shared on {demo.share_url}", flush=True)
 
