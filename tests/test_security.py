@@ -15,9 +15,13 @@ import httpx
 import pytest
 
 from core.access import Settings
+from core.compare.keeping import comparisons_of
+from core.compare.records import Answer, Column, Comparison, Exchange
+from core.compare.votes import keep_vote
 from core.files import write_json, write_text
+from core.guard.schema import Classified
 from core.methods import UserError
-from core.records import GuardExample, Labels, write_records
+from core.records import Episode, Feedback, GuardExample, Labels, Round, Said, write_records
 from core.rows import FREE_UNPACKED, read_rows
 from core.runs import Workspace
 from core.ui.door import open_door
@@ -30,6 +34,7 @@ from tests.waltz_runs import waltz_run
 SECRET_WORD = "xylophone-4711"
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)><a href=\"javascript:alert(1)\">x</a><svg/onload=alert(1)>"
 """Texts as a hostile data set, model or plugin may hold them."""
+CHAT = "hostile-chat"
 PAGES = ("/", "/training", "/mining", "/rl", "/evaluation", "/chat", "/runs", "/plugins")
 
 OPEN_WITH_A_PASSWORD = {
@@ -251,12 +256,32 @@ def _fill(workspace):
     for path in waltz.dir.glob("*.jsonl"):
         path.write_text(path.read_text().replace("Forty minutes, at a middling heat.", json.dumps(EVIL)[1:-1]).replace(
             "How long does loaf", json.dumps(EVIL)[1:-1]))
+    _fill_chat(workspace)
+
+
+def _fill_chat(workspace):
+    """A voted comparison of hostile models: a plain answer, one of two agents, one that failed, and a guard whose words are hostile."""
+    written = f"{EVIL}\n\n[x](javascript:alert(1)) ![x](http://example.org/x.png) <http://example.org>\n\n`{EVIL}`\n\n```{EVIL}\n{EVIL}\n```"
+    said = Classified(labels=Labels(request="harmful", completion="refusal", response="harmful"), reasoning=EVIL, text=EVIL, model=EVIL,
+                      prompt_format=EVIL)
+    unread = Classified(labels=Labels(), missing={"response": EVIL}, text=EVIL, model=EVIL, prompt_format=EVIL)
+    first = Round(reply=Said(text=written), feedback=Feedback(text=EVIL, unsafe=True, overrefuse=False, feedback=EVIL, reasoning=EVIL))
+    episode = Episode(row=0, prompt=EVIL, rounds=[first, Round(reply=Said(text=written))])
+    answers = [Answer(text=f"<think>{EVIL}</think>{written}", over="end", problem=EVIL, guard=said),
+               Answer(text=written, over="end", episode=episode, guard=unread),
+               Answer(text=written, over="error", problem=EVIL, guard_problem=EVIL)]
+    columns = [Column(model=f"{EVIL}{place}", own={"temperature": EVIL}) for place in range(3)]
+    exchanges = [Exchange(prompt=EVIL, answers=answers, vote="A", blind=True) for _ in range(2)]
+    comparison = Comparison(id=CHAT, columns=columns, system=EVIL, guard=EVIL, options={"temperature": 0.7}, exchanges=exchanges)
+    comparisons_of(workspace).keep(comparison)
+    keep_vote(workspace, comparison, 0)
 
 
 QUERIES = {"runs_page": ("load", ["?run=rsft-0001", "?run=data-0001", "?compare=rsft-0001,data-0001"]),
            "data_page": ("load", ["", "?run=data-0001&row=1"]), "stage_page": ("_open", ["?run=rsft-0001"]),
            "evaluation_page": ("load", ["?run=eval-0001&tick=1&row=0", "?run=eval-0001&which=all", "?show=suite"]),
-           "mining_page": ("load", ["?run=mine-0001&row=1"]), "rl_page": ("_open", ["?run=waltzrl-0001", "?run=waltzrl-0001&episode=0-0"])}
+           "mining_page": ("load", ["?run=mine-0001&row=1"]), "chat_page": ("_open", ["", f"?chat={CHAT}"]),
+           "rl_page": ("_open", ["?run=waltzrl-0001", "?run=waltzrl-0001&episode=0-0"])}
 TAGS = frozenset(re.findall(r"\w+", """
     a article aside b button code dd details div dl dt em fieldset figure footer g h1 h2 h3 h4 header i input label legend li line main nav
     ol option p path pre rect section select small span strong sub summary sup svg table tbody td text tfoot th thead time title tr tspan ul
@@ -328,6 +353,16 @@ def test_texts_of_users_and_models_bring_no_script_along(hostile, module):
     assert escaped > 3, f"{module} shows few of the hostile texts, so this test has shown little"
 
 
+def test_what_the_chat_refuses_is_told_without_a_script(hostile):
+    app, _ = hostile
+    browser = app.browser()
+    browser.act_on_page("_open", "chat_page")
+    told = [text for changes in ({"Models": [EVIL]}, {"A: temperature": EVIL})
+            for text in strings_of(browser.act_on_page("_send", "chat_page", Message=EVIL, **changes)["first"])]
+    assert sum("&lt;script&gt;" in text for text in told) >= 2
+    assert [found for text in told if "<" in text for found in live(text)] == []
+
+
 def test_a_file_that_is_not_offered_cannot_be_fetched(hostile):
     app, folder = hostile
     http = app.browser().http
@@ -375,7 +410,7 @@ def test_archives_are_refused_and_bombs_do_not_go_off(tmp_path):
     with pytest.raises(UserError, match="ZIP archive"):
         list(read_rows(tmp_path / "rows.jsonl"))
     bomb = tmp_path / "bomb.jsonl.gz"
-    line = b'{"prompt": "x"}\n' * 65_536
+    line = b'{"prompt": "' + b"x" * 1_000_000 + b'"}\n'  # few and long, because reading a million rows is what takes time
     with gzip.open(bomb, "wb") as file:
         for _ in range(FREE_UNPACKED // len(line) + 40):
             file.write(line)
@@ -383,8 +418,9 @@ def test_archives_are_refused_and_bombs_do_not_go_off(tmp_path):
     seen = itertools.count()
     with pytest.raises(UserError, match="200 times its size"):
         deque(zip(read_rows(bomb), seen, strict=False), maxlen=0)
-    assert 0 < next(seen) * len('{"prompt": "x"}\n') <= max(FREE_UNPACKED, 200 * bomb.stat().st_size)
+    assert 0 < next(seen) * len(line) <= max(FREE_UNPACKED, 200 * bomb.stat().st_size)
     honest = tmp_path / "honest.jsonl.gz"
     with gzip.open(honest, "wb") as file:
-        file.write(line)
-    assert sum(1 for _ in read_rows(honest)) == 65_536
+        file.write(line * 3)
+    assert honest.stat().st_size * 200 < 3 * len(line), "it unpacks to as many times its size, and to less than anybody minds"
+    assert sum(1 for _ in read_rows(honest)) == 3

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from core.access import Meter
-from core.compare.records import Answer, Comparison
+from core.compare.records import Answer, Comparison, Exchange
 from core.guard.schema import Classified
 from core.methods import UserError
 from core.records import Episode
@@ -52,7 +52,7 @@ def ask(workspace: Workspace, comparison: Comparison, number: int, who: str, pla
             meters[place].hear(event)
             _take(exchange.answers[place], heard[place], event, time.monotonic() - began)
             yield {place}
-    yield from _guarded(workspace, comparison, number, wanted, who)
+    yield from _guarded(workspace, comparison.guard, exchange, wanted, who)
 
 
 def _take(answer: Answer, heard: list[dict[str, Any]], event: dict[str, Any], seconds: float) -> None:
@@ -81,22 +81,21 @@ def _failed(answer: Answer, why: str) -> None:
     answer.over, answer.problem = "error", why
 
 
-def _guarded(workspace: Workspace, comparison: Comparison, number: int, places: Sequence[int], who: str) -> Iterator[Changed]:
-    """Ask the guard about every whole answer, all at once."""
-    exchange = comparison.exchanges[number]
+def _guarded(workspace: Workspace, guard: str, exchange: Exchange, places: Sequence[int], who: str) -> Iterator[Changed]:
+    """Ask the guard about every whole answer, all at once. The exchange may have left its comparison meanwhile."""
     whole = [place for place in places if exchange.answers[place].whole]
-    if not comparison.guard or not whole:
+    if not guard or not whole:
         return
     with contextlib.ExitStack() as stack:
         try:
-            meters = [stack.enter_context(workspace.access.asking(workspace, comparison.guard)) for _ in whole]
+            meters = [stack.enter_context(workspace.access.asking(workspace, guard)) for _ in whole]
         except UserError as error:
             for place in whole:
                 exchange.answers[place].guard_problem = str(error)
             yield set(whole)
             return
-        questions = [Question(comparison.guard, [{"role": "user", "content": exchange.prompt},
-                                                 {"role": "assistant", "content": exchange.answers[place].text}], kind="classify", who=who)
+        questions = [Question(guard, [{"role": "user", "content": exchange.prompt},
+                                      {"role": "assistant", "content": exchange.answers[place].text}], kind="classify", who=who)
                      for place in whole]
         for index, event in serving_of(workspace).ask_all(questions):
             answer = exchange.answers[whole[index]]

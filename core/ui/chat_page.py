@@ -22,6 +22,7 @@ from core.runs import Workspace
 from core.serving import serving_of
 from core.ui import chat_form, chat_view, html
 from core.ui.address import query_of, read_view, view_box, write_view
+from core.ui.chat_box import MessageBox
 from core.ui.downloads import download_box, text_file
 from core.ui.theme import block, clicked, on_load
 from core.words import ago
@@ -46,6 +47,7 @@ class ChatPage:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.kept = comparisons_of(workspace)
+        self.box = MessageBox()
 
     # ---- drawing ----
 
@@ -71,8 +73,8 @@ class ChatPage:
             self.votes = block(elem_classes="gw-slot", elem_id="votes")
             self.notice = block(elem_classes="gw-slot")
             with gr.Row(elem_classes="gw-form gw-chat-ask"):
-                self.prompt = gr.Textbox(show_label=False, label="Message", lines=1, max_lines=8, interactive=True, max_length=LONGEST,
-                                         container=False, scale=8, elem_id="message")
+                self.box.draw(LONGEST)
+                self.prompt = self.box.prompt
                 self.send = gr.Button("Send", variant="primary", size="md", scale=1, min_width=110)
                 self.stop = gr.Button("Stop", size="md", scale=1, min_width=80, elem_classes="gw-stop-button")
             self.form = chat_form.ChatForm(self.workspace)
@@ -84,7 +86,7 @@ class ChatPage:
         self._listen()
 
     def _listen(self) -> None:
-        everything = [self.view, *self._parts(), self.prompt, self.editing, self.below, self.blind, *self.form.fields]
+        everything = [self.view, *self._parts(), self.prompt, self.box.word, self.editing, self.below, self.blind, *self.form.fields]
         asked = [self.view, self.prompt, self.editing, self.blind, self.blur, *self.form.fields]
         on_load(self._open, None, everything)
         gr.on([self.send.click, self.prompt.submit], self._send, asked, everything, **SILENT)
@@ -93,7 +95,8 @@ class ChatPage:
         gr.on([self.blind.input, *(field.input for field in self.form.shaping)], self._shaped, asked, everything, **SILENT)
         gr.on([field.input for field in self.form.sampling], self.form.words, self.form.fields, self.form.summary, **SILENT)
         for part in (*self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.below):
-            part.select(self._act, [self.view, self.blur, self.form.key], [*everything, self.download], **SILENT)
+            part.select(self._act, [self.view, self.blur, self.form.key, self.prompt], [*everything, self.download], **SILENT,
+                        trigger_mode="multiple")  # a click counts while an earlier one is still being answered
 
     def _parts(self) -> list[Any]:
         return [*self.columns, *self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.send, self.form.summary]
@@ -167,7 +170,6 @@ class ChatPage:
               *values: Any) -> Iterator[Updates]:
         """Ask every column, and draw the answers as they grow."""
         who = request.session_hash or ""
-        serving_of(self.workspace).give_up(who)
         try:
             text = (prompt or "").strip()
             if not text:
@@ -180,8 +182,9 @@ class ChatPage:
         except UserError as error:
             yield {self.notice: html.problem_strip(str(error))}
             return
+        serving_of(self.workspace).give_up(who)
         self.kept.keep(comparison)
-        yield {**self._all(comparison, blur), self.view: write_view(read_view(query), chat=comparison.id), self.prompt: "",
+        yield {**self._all(comparison, blur), **self.box.sent(prompt), self.view: write_view(read_view(query), chat=comparison.id),
                self.editing: -1}
         yield from self._answers(comparison, number, blur, who, key=chat_form.key_in(values))
 
@@ -214,7 +217,7 @@ class ChatPage:
     def _stop(self, request: gr.Request) -> None:
         serving_of(self.workspace).give_up(request.session_hash or "")
 
-    def _shaped(self, query: str, _prompt: str, _editing: int, blind: bool, blur: bool, *values: Any) -> Updates:
+    def _shaped(self, query: str, prompt: str, _editing: int, blind: bool, blur: bool, *values: Any) -> Updates:
         """Models or blind were changed: what was said stays at its link, and a new chat begins."""
         try:
             wanted = self.form.comparison(values, blind)
@@ -225,19 +228,19 @@ class ChatPage:
             column.model for column in wanted.columns)
         if same:
             return {self.notice: ""}
-        updates = {**self._all(wanted, blur), self.view: write_view(read_view(query), chat=""),
+        updates = {**self._all(wanted, blur), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""),
                    self.prompt: self._placeholder(len(wanted.columns)), self.editing: -1}
         if current is not None and current.exchanges:
             updates[self.notice] = html.problem_strip("Other models: a new chat begins. The one before is under Earlier comparisons."
                                                       if not current.owner else "Other models: a new chat begins.", "info")
         return updates
 
-    def _act(self, query: str, blur: bool, key: str, event: gr.SelectData, request: gr.Request) -> Iterator[Updates]:
+    def _act(self, query: str, blur: bool, key: str, prompt: str, event: gr.SelectData, request: gr.Request) -> Iterator[Updates]:
         """A click on one of our links or buttons."""
         word, value = clicked(event)
         comparison = self._current(query)
         if word == "new":
-            yield from self._began_anew(query, comparison)
+            yield from self._began_anew(query, comparison, prompt)
             return
         if comparison is None:
             yield {self.notice: html.problem_strip("There is nothing here yet; send a message first.", "info")}
@@ -246,18 +249,19 @@ class ChatPage:
             yield {self.notice: html.problem_strip("This comparison is somebody else's; it can be read, and nothing more.", "info")}
             return
         try:
-            yield from self._acted(comparison, word, value, blur, key, request)
+            yield from self._acted(comparison, word, value, blur, key, prompt, request)
         except UserError as error:
             yield {self.notice: html.problem_strip(str(error))}
 
-    def _began_anew(self, query: str, comparison: Comparison | None) -> Iterator[Updates]:
+    def _began_anew(self, query: str, comparison: Comparison | None, prompt: str) -> Iterator[Updates]:
         if comparison is None:
             yield {self.notice: ""}
             return
         fresh = comparison.model_copy(deep=True, update={"exchanges": []})
-        yield {**self._all(fresh, True), self.view: write_view(read_view(query), chat=""), self.editing: -1, self.prompt: ""}
+        yield {**self._all(fresh, True), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""), self.editing: -1}
 
-    def _acted(self, comparison: Comparison, word: str, value: str, blur: bool, key: str, request: gr.Request) -> Iterator[Updates]:
+    def _acted(self, comparison: Comparison, word: str, value: str, blur: bool, key: str, prompt: str,
+               request: gr.Request) -> Iterator[Updates]:
         numbers = [int(part) for part in value.split(",") if part.isdecimal()]
         sizes = (len(comparison.exchanges), len(comparison.columns))
         if any(number >= size for number, size in zip(numbers, sizes, strict=False)):
@@ -271,9 +275,9 @@ class ChatPage:
         elif word == "edit":
             told = html.problem_strip(f"Message {numbers[0] + 1} is being edited: when you send it, what came after it is replaced.",
                                       "info", html.small_link("Leave it", "leave"))
-            yield {self.prompt: comparison.exchanges[numbers[0]].prompt, self.editing: numbers[0], self.notice: told}
+            yield {**self.box.edit(prompt, comparison.exchanges[numbers[0]].prompt), self.editing: numbers[0], self.notice: told}
         elif word == "leave":
-            yield {self.prompt: "", self.editing: -1, self.notice: ""}
+            yield {**self.box.leave(prompt), self.editing: -1, self.notice: ""}
         elif word == "again":
             yield from self._again(comparison, numbers[0], numbers[1], blur, request.session_hash or "", key)
         elif word in ("save", "pair"):
@@ -293,6 +297,8 @@ class ChatPage:
         if not float(comparison.options_of(place).get("temperature", 0)):
             raise UserError("At temperature 0 the answer would be the same; raise the temperature in the settings.")
         exchange = comparison.exchanges[number]
+        if not exchange.answers[place].over:
+            raise UserError("This answer is still being written; stop it, then ask for another.")
         again = exchange.answers[place].seed - int(comparison.options_of(place)["seed"]) + 1
         exchange.vote = ""
         yield from self._answers(comparison, number, blur, who, [place], again, (key or "").strip())

@@ -107,13 +107,18 @@ def _is_outside(url: str, app: App) -> bool:
 
 @contextmanager
 def opening(browser, app) -> Iterator[Callable[..., Any]]:
-    """`open_page("/training", phone=True, dark=True)`: an opened page. Errors on it, and requests to other hosts, fail the test."""
+    """`open_page("/training", phone=True, dark=True)`: an opened page. Errors on it, and requests to other hosts, fail the test.
+
+    script: a function that runs before the page's own scripts.
+    """
     contexts, wrong = [], []
 
-    def open_page(path: str, *, phone: bool = False, dark: bool = False):
+    def open_page(path: str, *, phone: bool = False, dark: bool = False, script: str = ""):
         context = browser.new_context(viewport=PHONE if phone else DESKTOP, is_mobile=phone, has_touch=phone)
         contexts.append(context)
         page = context.new_page()
+        if script:
+            page.add_init_script(f"({script})()")
         page.on("pageerror", lambda error: wrong.append(f"{path}: {error}"))
         page.on("request", lambda request: wrong.append(f"asks {request.url}") if _is_outside(request.url, app) else None)
         page.goto(app.url + path + ("&" if "?" in path else "?") + f"__theme={'dark' if dark else 'light'}")

@@ -1,6 +1,7 @@
 """Chat: the embedded model beside an adapter of it, a guard under both, votes by key, and what a reload keeps."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,44 @@ def settings(page, **values):
 def ask(page, text):
     page.locator("#message textarea").fill(text)
     page.locator("#message textarea").press("Enter")
+
+
+LATE = """() => {
+    const real = window.fetch;
+    window.late = {milliseconds: 0, waiting: 0, told: 0};
+    window.fetch = async (...asked) => {
+        const answer = await real(...asked);
+        if (!String(asked[0].url || asked[0]).includes('/queue/data') || !answer.body) return answer;
+        let last = Promise.resolve(), rest = '';
+        const words = new TextDecoder(), bytes = new TextEncoder();
+        const later = new TransformStream({
+            transform(chunk, out) {
+                const parts = (rest + words.decode(chunk, {stream: true})).split('\\n\\n');
+                rest = parts.pop();
+                for (const part of parts) {
+                    window.late.waiting += 1;
+                    last = last.then(() => new Promise((go) => setTimeout(go, window.late.milliseconds))).then(() => {
+                        out.enqueue(bytes.encode(part + '\\n\\n'));
+                        window.late.waiting -= 1;
+                        window.late.told += 1;
+                    });
+                }
+            },
+            flush: () => last,
+        });
+        return new Response(answer.body.pipeThrough(later), {status: answer.status, headers: answer.headers});
+    };
+}"""
+"""Everything that the app tells the page comes late, message by message, as on a busy machine."""
+
+
+@contextmanager
+def told_late(page):
+    """Inside, each message of the app takes its time; afterwards all of them have come."""
+    page.evaluate("window.late.milliseconds = 700; window.late.told = 0")
+    yield
+    page.wait_for_function("window.late.waiting === 0 && window.late.told > 0")
+    page.evaluate("window.late.milliseconds = 0")
 
 
 def columns(page):
@@ -132,6 +171,42 @@ def test_edit_again_stop_and_an_empty_message(open_page):
     expect(page.locator(".gw-answer .gw-md").nth(2)).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Stop").click()
     expect(page.locator(".gw-answer[data-over=stopped]")).to_have_count(2, timeout=LONG)
+
+
+def test_what_is_typed_while_the_app_is_late_is_neither_overwritten_nor_lost(open_page):
+    page = open_page("/chat", script=LATE)
+    box = page.locator("#message textarea")
+    settings(page, Tokens_at_most=2)
+    with told_late(page):
+        ask(page, "One?")
+        box.press("End")
+        box.press_sequentially("Two")  # before the app has said that it has the first
+    expect(box).to_have_value("Two")
+    expect(page.locator(".gw-asked").first).to_contain_text("One?")
+    expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
+    with told_late(page):
+        page.locator("[data-act=edit]").first.click()
+        expect(box).to_have_value("One?", timeout=WAIT)
+        box.fill("One, please?")  # before the app has said that it is done
+    expect(box).to_have_value("One, please?")
+    page.locator("[data-act=leave]").click()
+    expect(box).to_have_value("Two", timeout=WAIT)  # the draft is back
+    with told_late(page):
+        page.locator("[data-act=edit]").first.click()
+        box.fill("One, at once?")  # before the message was there
+    expect(box).to_have_value("One, at once?")
+    with told_late(page):
+        page.locator("[data-act=leave]").click()
+        box.fill("Another")
+    expect(box).to_have_value("Another")
+    page.locator("[data-act=edit]").first.click()
+    expect(box).to_have_value("One?", timeout=WAIT)
+    ask(page, "One, please?")
+    expect(page.locator(".gw-asked").first).to_contain_text("One, please?", timeout=WAIT)
+    expect(box).to_have_value("Another", timeout=WAIT)
+    page.locator("[data-act=new]").click()
+    expect(page.locator(".gw-asked")).to_have_count(0, timeout=WAIT)
+    expect(box).to_have_value("Another")
 
 
 def test_the_phone_shows_one_column_and_the_next_peeks_in(open_page):
