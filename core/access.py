@@ -197,8 +197,12 @@ def storage_words() -> str:
 
 
 def gpu_words() -> str:
-    """ZeroGPU lends its GPU to functions of the app's own process; our models live in worker processes and cannot use it."""
-    if os.environ.get("SPACES_ZERO_GPU") not in ("1", "true", "True"):
-        return ""
-    return ("This Space has ZeroGPU, which GuardWaltz cannot use: models run on its CPU. Choose a CPU, or a GPU of its own, in the "
-            "settings of the Space.")
+    """What to say on a Space whose GPU is lent for a minute at a time; "" elsewhere."""
+    from core.zero_gpu import asked_for, lends
+
+    if lends():
+        return ("This Space has ZeroGPU: chat and evaluations get a GPU for up to two minutes at a time, out of a quota. Training runs on "
+                "the CPU; choose a GPU of its own in the settings of the Space to train.")
+    if asked_for():
+        return "This Space has ZeroGPU, but the package `spaces` is not installed: models run on the CPU."
+    return ""

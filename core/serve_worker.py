@@ -89,6 +89,10 @@ class ServeWorker:
         finally:
             self.cancelled.discard(asking.number)
 
+    def send_to(self, send: Callable[[Event], None]) -> None:
+        """Tell somebody else from now on."""
+        self._send = send
+
     def unload(self) -> None:
         """Let go of models, guard and judge."""
         self.models.close()

@@ -19,6 +19,7 @@ Each answer ends with exactly one of the last three. Whoever stops listening (cl
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import itertools
 import json
 import os
@@ -33,7 +34,9 @@ from typing import Any, Literal
 
 from core.records import Side
 from core.runs import REPOSITORY, Workspace
+from core.serve_lent import LentWorker
 from core.serve_worker import OVER_MEMORY, Event
+from core.zero_gpu import lends
 
 LAST = ("end", "stopped", "error")
 """`who` of the event that closes an answer."""
@@ -146,6 +149,7 @@ class Serving:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._worker: _Worker | None = None
+        self._lent = LentWorker(workspace) if lends() else None
         self._numbers = itertools.count(1)
         self._line: dict[int, str] = {}
         """{number of a question: who asked it}, in the order in which they came."""
@@ -166,7 +170,8 @@ class Serving:
                 heard.put((place, event))
 
         for place in range(len(questions)):
-            threading.Thread(target=listen, args=(place,), name="column", daemon=True).start()
+            here = contextvars.copy_context()  # who asks: a lent GPU is taken from their quota
+            threading.Thread(target=here.run, args=(listen, place), name="column", daemon=True).start()
         waited = len(questions)
         try:
             while waited:
@@ -191,6 +196,8 @@ class Serving:
         for number in there:
             if self._worker is not None:
                 self._worker.send({"cancel": number})
+            if self._lent is not None:
+                self._lent.give_up(number)
 
     def _stand_in_line(self, who: str) -> int:
         number = next(self._numbers)
@@ -232,6 +239,9 @@ class Serving:
     def _answer(self, number: int, question: Question) -> Iterator[Event]:
         line = {"id": number, "kind": question.kind, "model": question.model, "messages": list(question.messages),
                 "options": question.options, "judge": question.judge, "side": question.side, "key": question.key}
+        if self._lent is not None and self._lent.takes(line):
+            yield from self._lent.ask(line)
+            return
         for turn in range(2):  # an idle worker may end just as it is asked: then a new one is
             worker = self._ready()
             heard: Event | None = None

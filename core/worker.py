@@ -20,6 +20,7 @@ from core.jobs import STOP_GRACE, kill_tree, pump
 from core.methods import UserError, validate
 from core.priority import give_way
 from core.runs import Workspace, add_event, this_process, update_status
+from core.zero_gpu import computes_lent, run_in_slices
 
 HEARTBEAT_EVERY = 2.0
 RANK_GRACE = 5.0
@@ -71,7 +72,10 @@ def _execute(workspace: Workspace, run: ActiveRun) -> dict[str, Any]:
         if run.rank == 0:
             write_json(run.dir / "env.json", environment(config.seed))
         run.log(f"{run.method} {run.id} starts")
-        method(workspace).run(config, run)
+        if run.rank == 0 and computes_lent(method, config):
+            run_in_slices(run)
+        else:
+            method(workspace).run(config, run)
         run.log("succeeded")
         return {"state": "succeeded", "message": ""}
     except StopRequested:

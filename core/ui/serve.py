@@ -15,6 +15,7 @@ from core import keep
 from core.access import read_settings
 from core.methods import UserError
 from core.runs import Workspace
+from core.serving import serving_of
 from core.shipped import place
 from core.ui.door import Door, open_door
 
@@ -79,6 +80,7 @@ def built(workspace: Workspace, door: Door) -> tuple[Workspace, Any]:
     from core.ui.build import build
 
     shown = Workspace(workspace.runs_dir, door.access(workspace))
+    serving_of(shown)  # it may hold a function of ZeroGPU, which must be known before the app opens
     return shown, build(shown, sign_out=door.oauth)
 
 
@@ -137,7 +139,6 @@ def _wait() -> None:
 
 def close(demo: Any, workspace: Workspace) -> None:
     """End the answering, and the helpers of the pages."""
-    from core.serving import serving_of
     from core.ui.checks import checks_of
 
     checks_of(workspace).close()
