@@ -1,6 +1,8 @@
 """The pictures of the README, taken from a copy of a real runs folder:
 
     python -m tests.browser.screenshots RUNS_DIR [OUTPUT_DIR]
+
+tests/browser/test_screenshots.py takes each of them, too, of the study that the app ships with.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ class Shot:
 
 def shots(workspace: Workspace) -> list[Shot]:
     """The pictures that this workspace has something to show for."""
-    runs = [run for run in workspace.runs() if run.state == "succeeded" and not run.status.get("parent")]
-    newest = {run.status.get("stage"): run.id for run in reversed(runs)}
+    runs = [run for run in reversed(workspace.runs()) if run.state == "succeeded"]
+    runs.sort(key=lambda run: not run.status.get("parent"))  # a step of a study where there is nothing else
+    newest = {run.status.get("stage"): run.id for run in runs}
     found = []
     if "data" in newest:
         found.append(Shot("data", "/", ".js-plotly-plot", height=1150))
@@ -75,11 +78,29 @@ def take(browser: Browser, app: App, shot: Shot, folder: Path) -> Path:
         expect(page.locator(".gw-method:visible .gw-stats b").first).not_to_have_text("–", timeout=LONG)
     if phone and page.locator(".gw-live").count():
         _run_first(page)
-    page.wait_for_timeout(1500)  # charts and fonts
     target = folder / f"{shot.name}.png"
-    _save(page.screenshot(), target)
+    _save(_settled(page), target)
     context.close()
     return target
+
+
+def _settled(page: Page) -> bytes:
+    """The page when fonts and charts are drawn: nothing changes any more."""
+    page.evaluate("document.fonts.ready.then(() => true)")
+    last = page.screenshot()
+    for _ in range(30):
+        page.wait_for_timeout(200)
+        now = page.screenshot()
+        if now == last:
+            break
+        last = now
+    return last
+
+
+def take_all(browser: Browser, app: App, folder: Path) -> list[Path]:
+    """Every picture of what is in the app's workspace."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [take(browser, app, shot, folder) for shot in shots(app.workspace)]
 
 
 def _save(png: bytes, target: Path) -> None:
@@ -97,7 +118,6 @@ def _run_first(page: Page) -> None:
 
 def main(runs: Path, folder: Path) -> None:
     """Copy the runs, so that nothing is written into them, start the app on the copy, take every picture."""
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
         shutil.copytree(runs, temporary / "runs")
@@ -106,8 +126,7 @@ def main(runs: Path, folder: Path) -> None:
         try:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-                for shot in shots(app.workspace):
-                    path = take(browser, app, shot, folder)
+                for path in take_all(browser, app, folder):
                     size = path.stat().st_size
                     print(f"{path}  {size / 1000:.0f} kB" + ("  TOO LARGE" if size > LARGEST else ""), flush=True)
                 browser.close()
