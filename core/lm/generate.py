@@ -312,7 +312,7 @@ class _Engine:
 
 def _forward(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> Any:
     """Logits after the last token of every row: rows x vocabulary, in the model's number format."""
-    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True,
                 logits_to_keep=last_places(1, ids))
     return out.logits[:, -1]
 
