@@ -138,7 +138,7 @@ class AgentEval(Method):
         return problems
 
     def _model_problem(self, ref: str) -> Problem | None:
-        from core.lm.agents import find_agents
+        from core.lm.agents_find import find_agents
         from core.lm.find import find_model
 
         try:
@@ -191,7 +191,7 @@ class AgentEval(Method):
         return Estimate(seconds, seconds / 3, 3 * seconds, tokens, note=note) if known else Estimate(tokens=tokens, note=note)
 
     def _base(self, ref: str) -> str:
-        from core.lm.agents import find_agents
+        from core.lm.agents_find import find_agents
         from core.lm.find import find_model
 
         parsed = parse_model_ref(ref)

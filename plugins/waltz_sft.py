@@ -73,7 +73,7 @@ class WaltzSft(Method):
 
     def check(self, config):
         from core.data import find_chat
-        from core.lm.agents import find_agents
+        from core.lm.agents_find import find_agents
         from core.lm.waltz_sft_check import check
         from core.lm.waltz_sft_data import models_of
 

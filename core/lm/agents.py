@@ -23,24 +23,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.files import write_json
+from core.lm.agents_find import AgentsRef, find_agents
 from core.lm.batch_prefix import SharedPrefix
 from core.lm.device import Dtype
-from core.lm.find import CARD, NO_ADAPTER, Found, find_model
+from core.lm.find import CARD, NO_ADAPTER
 from core.lm.generate import generate
 from core.lm.load import Loaded, Quantization, load_beside, load_model
 from core.lm.save import save_trained
 from core.lm.template import render_chat, template_hash
 from core.methods import UserError
 from core.records import Said
-from core.refs import ModelRef, parse_model_ref
 from core.waltz.feedback import is_whole
 from core.waltz.protocol import AGENTS, Role, Turn, turn_seed
 
 if TYPE_CHECKING:
     from core.runs import Workspace
 
-AgentsRef = str | tuple[str, str]
-"""A `waltz:` reference, one model for both agents, or (conversation, feedback)."""
 LOOK_AFTER = "\n}"
 """A feedback's object can be closed after a token that holds one of these."""
 
@@ -409,32 +407,6 @@ def open_agents(ref: AgentsRef, workspace: Workspace, *, device: str = "auto", d
     if base._weights.peft is not None:
         base._weights.peft.eval()
     return agents
-
-
-def find_agents(ref: AgentsRef, workspace: Workspace) -> tuple[Found, Found]:
-    """(conversation, feedback): where the references lead, before any weights are read. UserError as in `open_agents`."""
-    first, second = (find_model(one, workspace.runs_dir) for one in agent_refs(ref))
-    if (first.location or first.base, first.revision) != (second.location or second.base, second.revision):
-        raise UserError(f"The conversation agent {first.ref} sits on {first.base}, the feedback agent {second.ref} on {second.base}; two "
-                        "agents share one base in memory, so train both on the same one.")
-    return first, second
-
-
-def agent_refs(ref: AgentsRef) -> tuple[str, str]:
-    """(conversation, feedback) as references of single models. UserError for a hosted model, whose weights cannot be had."""
-    if isinstance(ref, str):
-        pair = parse_model_ref(ref)
-        both = (str(replace(pair, agent="conversation")), str(replace(pair, agent="feedback"))) if pair.is_pair else (ref, ref)
-    else:
-        both = ref
-    for role, one in zip(AGENTS, both, strict=True):
-        parsed: ModelRef = parse_model_ref(one)
-        if parsed.is_pair:
-            raise UserError(f"{one} is a pair of agents, and the {role} agent is one model; write {one}#{role}.")
-        if not parsed.has_weights:
-            raise UserError(f"{one} is a hosted model: its weights cannot be had, so it can be no agent here; pick embedded, hf:<hub id>, "
-                            "a folder or run:<id>.")
-    return both
 
 
 def _alike(turns: Sequence[Turn], texts: Sequence[str]) -> tuple[int, list[int]]:

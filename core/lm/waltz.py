@@ -32,7 +32,8 @@ from core.waltz.rewards import DirRule, RewardRule
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
-    from core.lm.agents import Agents, AgentsRef
+    from core.lm.agents import Agents
+    from core.lm.agents_find import AgentsRef
     from core.lm.waltz_prompts import PromptPlan, Prompts
 
 Tuning = Literal["lora", "qlora"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.answer_cost import CPU_PARAMETERS, CPU_TOKENS
 from core.judges import judge_problem
-from core.lm.agents import AgentsRef, agent_refs, find_agents
+from core.lm.agents_find import AgentsRef, agent_refs, find_agents
 from core.lm.device import pick_device
 from core.lm.find import Found
 from core.lm.sft_check import shape_at, tokenizer_of

@@ -133,7 +133,7 @@ class PreparedAgents:
 
 def prepare_agents(config: Any, workspace: Workspace) -> PreparedAgents:
     """Everything about data and models. `config` is that of the `waltz-sft` method, or one with the same fields."""
-    from core.lm.agents import find_agents
+    from core.lm.agents_find import find_agents
 
     conversation, feedback = find_agents(models_of(config), workspace)
     sets = {role: AgentSet(role, find_chat(getattr(config, role), workspace, role), workspace, config.allow_test_rows) for role in AGENTS}
