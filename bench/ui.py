@@ -151,6 +151,7 @@ def open_app(runs: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
             if httpx.get(url, timeout=10).status_code == 200:
                 return app, url
         if app.poll() is not None or time.monotonic() > deadline:
+            app.kill()
             raise SystemExit(f"the app did not start: {log.read_text()}")
         time.sleep(0.2)
 

@@ -10,8 +10,8 @@ import os
 import time
 from pathlib import Path
 
-NICE = 10
-"""Where others want the same core, a process this nice gets about a tenth of it."""
+NICE = 5
+"""Where another wants the same core, a process this nice gets a quarter of it: pages and chats come first, a training still gets on."""
 TRIES = 20
 """The kernel lets ordinary users regroup a session ten times a second in all: of many ranks that start at once some must ask again."""
 
