@@ -84,9 +84,12 @@ def app(tmp_path_factory) -> Iterator[App]:
     end_app(started)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Debian's Chromium, driven by playwright. Without one the tests are skipped, but on CI they fail."""
+    """Debian's Chromium, driven by playwright. Without one the tests are skipped, but on CI they fail.
+
+    One for each file: playwright keeps an event loop running, and tests of other files want to run their own.
+    """
     if not CHROMIUM:
         reason = "no chromium here: install it (apt install chromium) or set CHROMIUM to its path"
         if os.environ.get("CI"):

@@ -56,6 +56,8 @@ def shots(workspace: Workspace) -> list[Shot]:
                   Shot("runs", f"/runs?run={trained}", ".gw-lineage-lying", height=1150)]
     if mined := next((run.id for run in workspace.runs() if run.method == "mine-hard-samples" and run.state == "succeeded"), None):
         found.append(Shot("mining", f"/mining?run={mined}", "table[aria-label=inputs]", height=1400))
+    if waltzed := next((run.id for run in workspace.runs() if run.method == "waltzrl" and run.state == "succeeded"), None):
+        found.append(Shot("rl", f"/rl?run={waltzed}", "table[aria-label=episodes]", height=2400))
     if "evaluation" in newest:
         found.append(Shot("evaluation", "/evaluation", "table[aria-label=models]", height=1150))
     if chats := comparisons_of(workspace).newest(1):

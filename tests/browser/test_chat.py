@@ -181,7 +181,7 @@ def test_what_is_typed_while_the_app_is_late_is_neither_overwritten_nor_lost(ope
         ask(page, "One?")
         box.press("End")
         box.press_sequentially("Two")  # before the app has said that it has the first
-    expect(box).to_have_value("Two")
+    expect(box).to_have_value("Two", timeout=WAIT)
     expect(page.locator(".gw-asked").first).to_contain_text("One?")
     expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
     with told_late(page):

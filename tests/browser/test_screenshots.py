@@ -12,17 +12,19 @@ from core.shipped import place
 from tests.browser.conftest import end_app, start_app
 from tests.browser.screenshots import LARGEST, take_all
 from tests.mining_runs import mining_run, sample
+from tests.waltz_runs import waltz_run
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    """An app over the shipped study, with a mining run and a comparison beside it."""
+    """An app over the shipped study, with a mining run, a WaltzRL run and a comparison beside it."""
     folder = tmp_path_factory.mktemp("pictures")
     workspace = Workspace(folder / "runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("GUARDWALTZ_STUDY", raising=False)
         assert place(workspace)
     mining_run(workspace, [sample(row, 2) for row in range(6)])
+    waltz_run(workspace, count=6, batch=8)
     answers = [Answer(text=text, over="end", tokens=9, writing=1.0) for text in ("Begin with the date.", "Write to a person.")]
     comparisons_of(workspace).keep(Comparison(columns=[Column(model="embedded"), Column(model="run:rsft-0001")], exchanges=[
         Exchange(prompt="How is a letter written?", answers=answers)]))
