@@ -619,6 +619,7 @@ def test_the_worker_classifies_beside_a_chat_model_over_the_same_weights(workspa
     from core.serve_worker import ServeWorker
 
     events = []
+    before = set(load._BASES)  # tests of other files may have left some
     worker = ServeWorker(events.append, workspace)
     user, assistant = {"role": "user", "content": LETTER.prompt}, {"role": "assistant", "content": "Begin with the date."}
     try:
@@ -626,7 +627,7 @@ def test_the_worker_classifies_beside_a_chat_model_over_the_same_weights(workspa
         worker.answer({"id": 2, "kind": "classify", "model": str(tiny_model), "messages": [user, assistant]})
         worker.answer({"id": 3, "kind": "classify", "model": str(tiny_model), "messages": [user], "options": {"confidence": "none"}})
         worker.answer({"id": 4, "model": str(tiny_model), "messages": [user], "options": {"max_new_tokens": 3}})
-        assert len(load._BASES) == 1
+        assert len(set(load._BASES) - before) <= 1, "one copy of the weights"
     finally:
         worker.unload()
     assert [event["text"] for event in events if event["who"] == "status"] == [f"loading {tiny_model}", f"loading the guard {tiny_model}"]
