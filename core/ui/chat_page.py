@@ -92,8 +92,9 @@ class ChatPage:
         gr.on([self.send.click, self.prompt.submit], self._send, asked, everything, **SILENT)
         self.stop.click(self._stop, None, None, **SILENT)
         self.blur.change(lambda view, blur: self._all(self._current(view), blur), [self.view, self.blur], self._parts(), **SILENT)
-        gr.on([self.blind.input, *(field.input for field in self.form.shaping)], self._shaped, asked, everything, **SILENT)
-        gr.on([field.input for field in self.form.sampling], self.form.words, self.form.fields, self.form.summary, **SILENT)
+        latest = {**SILENT, "trigger_mode": "always_last"}  # two fields filled faster than the app answers: the second counts, too
+        gr.on([self.blind.input, *(field.input for field in self.form.shaping)], self._shaped, asked, everything, **latest)
+        gr.on([field.input for field in self.form.sampling], self.form.words, self.form.fields, self.form.summary, **latest)
         for part in (*self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.below):
             part.select(self._act, [self.view, self.blur, self.form.key, self.prompt], [*everything, self.download], **SILENT,
                         trigger_mode="multiple")  # a click counts while an earlier one is still being answered
@@ -129,9 +130,13 @@ class ChatPage:
         return self._all(Comparison(columns=chat_form.columns_or_embedded(models)), True)
 
     def _all(self, comparison: Comparison | None, blur: bool) -> Updates:
-        """Everything that follows from a comparison."""
+        """Everything that follows from a comparison; what was told about the one before goes."""
         if comparison is None:
             return {self.notice: ""}
+        return {**self._answered(comparison, blur), self.notice: "", self.form.summary: html.span(chat_view.settings_words(comparison))}
+
+    def _answered(self, comparison: Comparison, blur: bool) -> Updates:
+        """Columns and votes. Notice and settings stay as they are: the person may have gone on while the answers were written."""
         updates: Updates = {}
         for place in range(MOST_COLUMNS):
             there = place < len(comparison.columns)
@@ -139,8 +144,7 @@ class ChatPage:
             if there:
                 updates[self.pasts[place]] = chat_view.earlier(comparison, place, blur)
                 updates.update(self._column(comparison, place, blur, []))
-        words = html.span(chat_view.settings_words(comparison))
-        return {**updates, self.votes: self._votes(comparison), self.notice: "", self.form.summary: words}
+        return {**updates, self.votes: self._votes(comparison)}
 
     def _column(self, comparison: Comparison, place: int, blur: bool, live: list[dict[str, Any]]) -> Updates:
         return {self.heads[place]: chat_view.column_head(comparison, place),
@@ -212,7 +216,7 @@ class ChatPage:
             finally:
                 for answer in answers:
                     answer.over = answer.over or "stopped"
-            yield {**self._all(comparison, blur), self.below: self._below()}
+            yield {**self._answered(comparison, blur), self.below: self._below()}
 
     def _stop(self, request: gr.Request) -> None:
         serving_of(self.workspace).give_up(request.session_hash or "")
@@ -301,6 +305,7 @@ class ChatPage:
             raise UserError("This answer is still being written; stop it, then ask for another.")
         again = exchange.answers[place].seed - int(comparison.options_of(place)["seed"]) + 1
         exchange.vote = ""
+        yield {self.notice: ""}
         yield from self._answers(comparison, number, blur, who, [place], again, (key or "").strip())
 
     def _saved(self, comparison: Comparison, word: str, numbers: list[int]) -> str:
