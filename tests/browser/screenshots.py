@@ -11,6 +11,7 @@ import io
 import shutil
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +91,8 @@ def _settled(page: Page) -> bytes:
     """The page when fonts and charts are drawn: nothing changes any more."""
     page.evaluate("document.fonts.ready.then(() => true)")
     last = page.screenshot()
-    for _ in range(30):
-        page.wait_for_timeout(200)
+    for _ in range(10):
+        page.wait_for_timeout(300)
         now = page.screenshot()
         if now == last:
             break
@@ -99,10 +100,10 @@ def _settled(page: Page) -> bytes:
     return last
 
 
-def take_all(browser: Browser, app: App, folder: Path) -> list[Path]:
-    """Every picture of what is in the app's workspace."""
+def take_all(browser: Browser, app: App, folder: Path, names: Collection[str] = ()) -> list[Path]:
+    """Every picture of what is in the app's workspace, or those of these names."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [take(browser, app, shot, folder) for shot in shots(app.workspace)]
+    return [take(browser, app, shot, folder) for shot in shots(app.workspace) if not names or shot.name in names]
 
 
 def _save(png: bytes, target: Path) -> None:
