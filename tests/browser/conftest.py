@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from core.runs import REPOSITORY, Workspace
+from tests.browser.driving import WAIT
 from tests.helpers import FAKE_PLUGINS, wait_for
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -96,8 +97,9 @@ def browser():
             pytest.fail(reason)
         print(reason)
         pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=WAIT)  # what comes in five seconds on a quiet machine may take longer on a busy one
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield chromium
