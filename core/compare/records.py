@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from core.guard.schema import Classified
 from core.methods import UserError
@@ -95,6 +95,15 @@ class Comparison(_Part):
     blind: bool = False
     """Names are hidden until the first vote."""
     exchanges: list[Exchange] = []
+    _left: set[str] = PrivateAttr(default_factory=set)
+
+    def leave(self, who: str) -> None:
+        """A browser goes on to another chat while answers of this one are being written: nothing of it is drawn there any more."""
+        self._left.add(who)
+
+    def is_left(self, who: str) -> bool:
+        """Has it?"""
+        return who in self._left
 
     @property
     def names_hidden(self) -> bool:

@@ -212,16 +212,17 @@ class ChatPage:
                         for place in stale:
                             updates.update(self._column(comparison, place, blur, live.get(place, [])))
                         stale, drawn = set(), time.monotonic()
-                        yield {**updates, self.votes: self._votes(comparison)}
+                        if not comparison.is_left(who):
+                            yield {**updates, self.votes: self._votes(comparison)}
             finally:
                 for answer in answers:
                     answer.over = answer.over or "stopped"
-            yield {**self._answered(comparison, blur), self.below: self._below()}
+            yield {**({} if comparison.is_left(who) else self._answered(comparison, blur)), self.below: self._below()}
 
     def _stop(self, request: gr.Request) -> None:
         serving_of(self.workspace).give_up(request.session_hash or "")
 
-    def _shaped(self, query: str, prompt: str, _editing: int, blind: bool, blur: bool, *values: Any) -> Updates:
+    def _shaped(self, query: str, prompt: str, _editing: int, blind: bool, blur: bool, request: gr.Request, *values: Any) -> Updates:
         """Models or blind were changed: what was said stays at its link, and a new chat begins."""
         try:
             wanted = self.form.comparison(values, blind)
@@ -232,6 +233,8 @@ class ChatPage:
             column.model for column in wanted.columns)
         if same:
             return {self.notice: ""}
+        if current is not None:
+            current.leave(request.session_hash or "")
         updates = {**self._all(wanted, blur), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""),
                    self.prompt: self._placeholder(len(wanted.columns)), self.editing: -1}
         if current is not None and current.exchanges:
@@ -244,7 +247,7 @@ class ChatPage:
         word, value = clicked(event)
         comparison = self._current(query)
         if word == "new":
-            yield from self._began_anew(query, comparison, prompt)
+            yield from self._began_anew(query, comparison, prompt, request.session_hash or "")
             return
         if comparison is None:
             yield {self.notice: html.problem_strip("There is nothing here yet; send a message first.", "info")}
@@ -257,10 +260,11 @@ class ChatPage:
         except UserError as error:
             yield {self.notice: html.problem_strip(str(error))}
 
-    def _began_anew(self, query: str, comparison: Comparison | None, prompt: str) -> Iterator[Updates]:
+    def _began_anew(self, query: str, comparison: Comparison | None, prompt: str, who: str) -> Iterator[Updates]:
         if comparison is None:
             yield {self.notice: ""}
             return
+        comparison.leave(who)
         fresh = comparison.model_copy(deep=True, update={"exchanges": []})
         yield {**self._all(fresh, True), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""), self.editing: -1}
 
