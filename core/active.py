@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.files import append_json_line, write_json, write_text
 from core.methods import UserError
 from core.records import Record, write_records
-from core.runs import Run, Workspace, add_event, update_status
+from core.runs import STATUS_LOCK, Run, Workspace, add_event, update_status
 
 if TYPE_CHECKING:
     from core.plugins import Plugins
@@ -79,14 +79,16 @@ class ActiveRun(Run):
     def stats(self, **values: Any) -> None:
         """The few headline numbers of the run card ({"Train loss": "0.94"})."""
         if self.rank == 0:
-            update_status(self.dir, stats={**self.status.get("stats", {}), **values})
+            with STATUS_LOCK:
+                update_status(self.dir, stats={**self.status.get("stats", {}), **values})
 
     def spend(self, usd: float, what: str) -> None:
         """Write money down: in the run and in the ledger of the workspace."""
         line = {"t": time.time(), "run": self.id, "usd": usd, "what": what}
         append_json_line(self.workspace.runs_dir / "spend.jsonl", line)
         add_event(self.dir, "spend", usd=usd, what=what)
-        update_status(self.dir, usd=self.status.get("usd", 0.0) + usd)
+        with STATUS_LOCK:  # services are asked in several threads: no sum may be lost
+            update_status(self.dir, usd=self.status.get("usd", 0.0) + usd)
 
     def should_stop(self) -> bool:
         """Has somebody asked this run to stop? Write a checkpoint and return soon."""

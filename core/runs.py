@@ -15,6 +15,7 @@ import platform
 import re
 import shlex
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -40,6 +41,8 @@ LAUNCH_GRACE = 30.0
 """Seconds between the start of a worker process and its first word, before the run counts as lost."""
 HEARTBEAT_LIMIT = 90.0
 """Seconds without a heartbeat after which a run of another host counts as lost."""
+STATUS_LOCK = threading.RLock()
+"""Held by whoever reads status.json in order to write it: the threads of one worker share the file."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Safe either way; the one in C reads a config ten times as fast, and a page that follows a run reads it every two seconds."""
@@ -271,6 +274,13 @@ def process_alive(process: dict[str, Any]) -> bool:
 
 def derive_state(status: dict[str, Any], folder: Path) -> State:
     """What is true of a run, given the last words of its worker."""
+    state = _state_by(status, folder)
+    if state == "lost":  # or it wrote its last word and ended after `status` was read
+        state = _state_by(read_json(folder / "status.json", {}), folder)
+    return state
+
+
+def _state_by(status: dict[str, Any], folder: Path) -> State:
     state: State = status.get("state", "lost")
     if state != "running":
         return state
@@ -287,8 +297,9 @@ def derive_state(status: dict[str, Any], folder: Path) -> State:
 
 
 def update_status(folder: Path, **changes: Any) -> None:
-    """Overlay status.json. Only the owner of a run writes: the queue before the worker starts, then the worker."""
-    write_json(folder / "status.json", {**read_json(folder / "status.json", {}), **changes})
+    """Overlay status.json. Only the owner of a run writes: the queue before the worker starts, then the worker, each of its threads."""
+    with STATUS_LOCK:
+        write_json(folder / "status.json", {**read_json(folder / "status.json", {}), **changes})
 
 
 def add_event(folder: Path, kind: str, **values: Any) -> None:

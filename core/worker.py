@@ -19,7 +19,7 @@ from core.files import write_json
 from core.jobs import STOP_GRACE, kill_tree, pump
 from core.methods import UserError, validate
 from core.priority import give_way
-from core.runs import Workspace, add_event, this_process, update_status
+from core.runs import STATUS_LOCK, Workspace, add_event, this_process, update_status
 from core.zero_gpu import computes_lent, run_in_slices
 
 HEARTBEAT_EVERY = 2.0
@@ -144,8 +144,10 @@ def _heartbeat(run: ActiveRun) -> None:
         if asked_at is None and run.should_stop():
             asked_at = time.monotonic()
         if asked_at is not None and time.monotonic() - asked_at > STOP_GRACE:
-            update_status(run.dir, state="stopped", ended=time.time(), message=f"did not end within {STOP_GRACE:.0f} s of Stop; killed")
-            kill_tree(os.getpid())
+            with STATUS_LOCK:  # the method is still reporting progress: nothing may be written over the last word
+                update_status(run.dir, state="stopped", ended=time.time(),
+                              message=f"did not end within {STOP_GRACE:.0f} s of Stop; killed")
+                kill_tree(os.getpid())
         time.sleep(HEARTBEAT_EVERY)
 
 

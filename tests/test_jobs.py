@@ -4,14 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 
+from core.active import ActiveRun
 from core.files import read_json
 from core.jobs import continue_run, create, delete, pump, resume, stop, submit
 from core.methods import UserError
-from core.runs import REPOSITORY, Workspace
+from core.runs import REPOSITORY, Workspace, derive_state, update_status
 from core.store import reindex
 from tests.helpers import FAKE_PLUGINS, finish, wait_for
 
@@ -110,6 +112,26 @@ def test_a_deaf_run_is_killed_after_the_grace(workspace, monkeypatch):
     stop(workspace, run)
     assert finish(workspace, run) == "stopped"
     wait_for(lambda: pump(workspace) or not psutil.pid_exists(pid), "the process to be gone")
+
+
+def test_threads_of_a_worker_share_the_status_without_losing_a_word(workspace):
+    run = ActiveRun(workspace, create(workspace, workspace.plugins.method("count"), {"to": 1}).id)
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(40):
+            threads.submit(run.spend, 0.25, "a call")
+            threads.submit(run.stats, **{f"number {number}": "told"})
+    assert run.status["usd"] == 10
+    assert len(run.status["stats"]) == 40
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_lost(workspace):
+    run = submit(workspace, "count", {"to": 1})
+    assert finish(workspace, run) == "succeeded"
+    update_status(run.dir, state="running")
+    wait_for(lambda: pump(workspace) or run.state == "lost", "the process to be gone")
+    before = run.status
+    update_status(run.dir, state="succeeded")
+    assert derive_state(before, run.dir) == "succeeded"
 
 
 def test_failures_say_what_happened_in_one_sentence(workspace):

@@ -11,8 +11,7 @@ from gradio.themes.utils.fonts import LocalFont
 from core.runs import REPOSITORY
 
 STYLES = REPOSITORY / "assets" / "css"
-"""Every *.css here is loaded, in the order of the names."""
-SCRIPT = REPOSITORY / "assets" / "css" / "guardwaltz.js"
+"""Every *.css and *.js here is loaded, in the order of the names."""
 
 # One delegated listener, so that it survives a changed value. Links, veils and folds inside a row keep their own clicks.
 _CLICKS = """
@@ -54,10 +53,10 @@ def clicked(event: gr.SelectData) -> tuple[str, str]:
 
 
 def head() -> str:
-    """Stylesheet and script for the page's head; `css=` would be rewritten by Gradio and lose rules."""
+    """Stylesheets and scripts for the page's head; `css=` would be rewritten by Gradio and lose rules."""
     viewport = '<meta name="color-scheme" content="light dark">'
-    styles = "".join(path.read_text("utf-8") for path in sorted(STYLES.glob("*.css")))
-    return f"{viewport}<style>{styles}</style><script>{SCRIPT.read_text('utf-8')}</script>"
+    styles, scripts = ("".join(path.read_text("utf-8") for path in sorted(STYLES.glob(f"*.{kind}"))) for kind in ("css", "js"))
+    return f"{viewport}<style>{styles}</style><script>{scripts}</script>"
 
 
 def theme() -> gr.themes.Base:

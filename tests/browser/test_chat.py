@@ -64,7 +64,7 @@ def ask(page, text):
 
 LATE = """() => {
     const real = window.fetch;
-    window.late = {milliseconds: 0, waiting: 0, told: 0};
+    window.late = {milliseconds: 0, waiting: 0, told: 0, ended: false};
     window.fetch = async (...asked) => {
         const answer = await real(...asked);
         if (!String(asked[0].url || asked[0]).includes('/queue/data') || !answer.body) return answer;
@@ -76,6 +76,7 @@ LATE = """() => {
                 rest = parts.pop();
                 for (const part of parts) {
                     window.late.waiting += 1;
+                    window.late.ended = part.includes('close_stream');
                     last = last.then(() => new Promise((go) => setTimeout(go, window.late.milliseconds))).then(() => {
                         out.enqueue(bytes.encode(part + '\\n\\n'));
                         window.late.waiting -= 1;
@@ -94,7 +95,7 @@ LATE = """() => {
 @contextmanager
 def told_late(page):
     """Inside, each message of the app takes its time; afterwards all of them have come."""
-    page.evaluate("window.late.milliseconds = 700; window.late.told = 0")
+    page.evaluate("Object.assign(window.late, {milliseconds: 700, told: 0, ended: false})")
     yield
     page.wait_for_function("window.late.waiting === 0 && window.late.told > 0")
     page.evaluate("window.late.milliseconds = 0")
@@ -207,6 +208,18 @@ def test_what_is_typed_while_the_app_is_late_is_neither_overwritten_nor_lost(ope
     page.locator("[data-act=new]").click()
     expect(page.locator(".gw-asked")).to_have_count(0, timeout=WAIT)
     expect(box).to_have_value("Another")
+
+
+def test_what_is_sent_before_the_page_has_heard_that_an_earlier_answer_is_over_is_answered(open_page):
+    """The app has ended its stream of answers, and the page does not know it yet."""
+    page = open_page("/chat", script=LATE)
+    settings(page)
+    with told_late(page):
+        page.get_by_label("Tokens at most", exact=True).first.fill("2")
+        page.wait_for_function("window.late.ended")
+        ask(page, "One?")
+    expect(page.locator(".gw-asked").first).to_contain_text("One?", timeout=WAIT)
+    expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
 
 
 def test_the_phone_shows_one_column_and_the_next_peeks_in(open_page):

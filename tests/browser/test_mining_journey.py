@@ -67,6 +67,7 @@ def test_filters_narrow_the_list_and_stay_in_the_address(new_page, mined):
     search.fill(f"loaf {wanted[0].row} ")
     search.press("Enter")
     expect(page.locator(LINES)).to_have_count(1, timeout=WAIT)
+    page.wait_for_url("**q=loaf*", timeout=WAIT)  # the address follows what is seen
     page.reload()
     expect(page.locator(LINES)).to_have_count(1, timeout=WAIT)
     expect(page.locator(LIST).get_by_label("Text", exact=True)).to_have_value(f"loaf {wanted[0].row} ")
