@@ -41,7 +41,7 @@ def said(*texts, over="end", labels=None, **more):
 @pytest.mark.parametrize("text", NASTY)
 def test_nothing_that_a_model_writes_becomes_a_tag_a_link_or_a_picture(text):
     found = Tags()
-    found.feed(str(written(text)) + str(latest(said(text, "y"), 0, blur=True)))
+    found.feed(str(written(text)) + str(latest(said(text, "y"), 0)))
     assert not found.tags & {"script", "img", "a", "i", "b", "label", "iframe", "style"}
     assert not {name for name in found.attributes if name.startswith("on")} | (found.attributes & {"href", "src"})
 
@@ -56,14 +56,13 @@ def test_the_message_is_escaped_and_its_harm_blurs_every_column():
     made = said("x", "y", labels=Labels(request="harmful", completion="refusal", response="unharmful"))
     made.exchanges[0].answers[1].guard = None
     for place in (0, 1):
-        shown = str(latest(made, place, blur=True))
+        shown = str(latest(made, place))
         assert "<b>this</b>" not in shown
         assert "gw-veil" in shown
-        assert "gw-veil" not in str(latest(made, place, blur=False))
 
 
 def test_a_harmful_answer_is_blurred_and_the_verdicts_stand_under_it():
-    shown = str(latest(said("x", "y", labels=Labels(request="unharmful", completion="compliance", response="harmful")), 0, blur=True))
+    shown = str(latest(said("x", "y", labels=Labels(request="unharmful", completion="compliance", response="harmful")), 0))
     assert "gw-veil" in shown
     assert "gw-chip-harmful" in shown
     assert "gw-chip-compliance" in shown
@@ -73,7 +72,7 @@ def test_a_harmful_answer_is_blurred_and_the_verdicts_stand_under_it():
 def test_a_label_that_could_not_be_read_is_no_verdict():
     made = said("x", "y")
     made.exchanges[0].answers[0].guard = Classified(labels=Labels(), missing={"response": "no such label can be read"})
-    shown = str(latest(made, 0, blur=True))
+    shown = str(latest(made, 0))
     assert "unparsed" in shown
     assert "unharmful" not in shown
 
@@ -96,12 +95,12 @@ def test_two_agents_show_first_reply_feedback_and_revision():
               Round(reply=Said(text="Better words."))]
     made = said("Better words.", "y")
     made.exchanges[0].answers[0].episode = Episode(row=0, prompt="p", rounds=rounds)
-    shown = str(latest(made, 0, True))
+    shown = str(latest(made, 0))
     assert "Revised once after feedback" in shown
     assert all(words in shown for words in ("First words.", "Say more.", "Better words."))
     made.exchanges[0].answers[0].episode = Episode(row=0, prompt="p", rounds=[rounds[0].model_copy(update={
         "feedback": Feedback(text="no json", malformed="it is no JSON")})])
-    assert "Not revised: its feedback could not be read" in str(latest(made, 0, True))
+    assert "Not revised: its feedback could not be read" in str(latest(made, 0))
 
 
 @pytest.mark.parametrize("text, thought, rest", [
@@ -113,8 +112,8 @@ def test_reasoning_is_folded(text, thought, rest):
 
 def test_what_is_waited_for_is_said():
     made = said("", "", over="")
-    assert chat_view.STARTING in str(latest(made, 0, True))
-    assert "2 questions before this one" in str(latest(made, 0, True, [{"who": "queue", "position": 2}]))
+    assert chat_view.STARTING in str(latest(made, 0))
+    assert "2 questions before this one" in str(latest(made, 0, [{"who": "queue", "position": 2}]))
 
 
 def test_speed_seed_settings_and_votes_in_words():

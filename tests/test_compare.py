@@ -138,6 +138,45 @@ def test_a_vote_while_the_guard_still_reads_is_not_lost(workspace):
     assert found.exchanges[0].answers[1].guard_problem == "late"
 
 
+def test_an_event_that_found_it_before_another_changed_it_changes_the_same_one(workspace):
+    """Each event finds the comparison first and works on it then; between the two, another one may have begun, or ended."""
+    kept = Comparisons(workspace)
+    made = comparison()
+    kept.keep(made)
+    early, late = kept.find(made.id), kept.find(made.id)
+    with kept.in_work(late) as one:
+        one.open("Two?")
+        with kept.in_work(early) as other:
+            assert other is one
+            other.shared = True
+    third = early.model_copy(deep=True)
+    with kept.in_work(third) as again:
+        assert [exchange.prompt for exchange in again.exchanges] == ["Hello?", "Two?"]
+        assert again.shared
+
+
+def test_what_is_there_already_is_not_written_again(workspace):
+    kept = Comparisons(workspace)
+    made = comparison()
+    kept.keep(made)
+    path = workspace.runs_dir / "comparisons" / f"{made.id}.json"
+    before = path.stat().st_ino
+    with kept.in_work(kept.find(made.id)):
+        pass
+    assert path.stat().st_ino == before, "looking at an old chat does not make it the newest"
+
+
+def test_an_answer_that_nobody_was_there_to_end_is_stopped(workspace):
+    kept = Comparisons(workspace)
+    made = comparison()
+    made.open("Two?")
+    kept.keep(made)
+    assert [answer.over for answer in Comparisons(workspace).find(made.id).exchanges[1].answers] == ["stopped", "stopped"]
+    with kept.in_work(comparison()) as asked:
+        asked.open("Two?")
+        assert not kept.find(asked.id).exchanges[1].answers[0].over, "it is being written"
+
+
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "short", "a" * 100, "nobody-has-this-id", "%2e%2e%2fsecret"])
 def test_ids_that_lead_nowhere(workspace, name):
     assert Comparisons(workspace).find(name) is None
@@ -244,6 +283,31 @@ def test_an_answer_again_draws_with_the_next_seed_and_leaves_the_others_alone(wo
     list(asking.ask(workspace, made, 0, "me", [1], again=1))
     assert [answer.text for answer in made.exchanges[0].answers] == ["Good day.", "New."]
     assert made.exchanges[0].answers[1].seed == serving.asked[0][0].options["seed"] == 6
+
+
+def test_an_answer_asked_anew_while_the_guard_reads_the_old_one_is_not_mixed_up_with_it(workspace, monkeypatch):
+    def labelled(response):
+        return {"who": "classified", "classified": {"labels": {"response": response}}}
+
+    said = [[{"who": "reply", "turn": 0, "text": "Old.", "done": True}, {"who": "end"}]] * 2
+    new = [[{"who": "reply", "turn": 0, "text": text, "done": False} for text in ("New", "New one")]]
+    serving = Scripted(said, [[labelled("unharmful")], [labelled("harmful")]], new)
+    monkeypatch.setattr(asking, "serving_of", lambda _: serving)
+    made = Comparison(columns=checked_columns(["embedded", "run:a"]), guard="run:g")
+    first = asking.ask(workspace, made, made.open("Hello?"), "me")
+    while made.exchanges[0].answers[0].guard is None:
+        next(first)
+    old = made.exchanges[0].answers[1]
+    second = asking.ask(workspace, made, 0, "me", [1], again=1)
+    while made.exchanges[0].answers[1].text != "New":
+        next(second)
+    for _ in first:
+        pass
+    newest = made.exchanges[0].answers[1]
+    assert (old.guard.labels.response, newest.guard, newest.text) == ("harmful", None, "New"), "the word on the old text is the old one's"
+    assert not newest.over, "who asked first does not end what another one writes"
+    second.close()
+    assert newest.over == "stopped"
 
 
 def test_a_visitors_key_goes_only_to_models_that_take_one(workspace, monkeypatch):

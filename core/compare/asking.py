@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from core.access import Meter
-from core.compare.records import Answer, Comparison, Exchange
+from core.compare.records import Answer, Comparison
 from core.guard.schema import Classified
 from core.methods import UserError
 from core.records import Episode
@@ -20,39 +20,50 @@ Changed = set[int]
 
 
 def ask(workspace: Workspace, comparison: Comparison, number: int, who: str, places: Sequence[int] | None = None, again: int = 0,
-        live: dict[int, list[dict[str, Any]]] | None = None, key: str = "") -> Iterator[Changed]:
+        live: dict[int, list[dict[str, Any]]] | None = None, key: str = "") -> Generator[Changed, None, None]:
     """Fill the answers of exchange `number`; yields which columns changed, as often as something was said.
 
     places: which columns (default all). again: see Comparison.options_of. live: {place: the newest event of each turn, or what is waited
-    for}, for whoever draws an answer that is not whole. key: a visitor's own, for models that need
-    one; it is handed on and kept nowhere. Whoever stops listening stops all.
+    for}, for whoever draws an answer that is not whole. key: a visitor's own, for models that need one; it is handed on and kept nowhere.
+    Whoever stops listening stops all. The exchange may leave its comparison meanwhile, and an answer its place to a newer one.
     """
     exchange = comparison.exchanges[number]
     wanted = list(range(len(comparison.columns))) if places is None else list(places)
     heard = live if live is not None else {}
-    for place in wanted:
-        exchange.answers[place] = Answer(seed=int(comparison.options_of(place, again)["seed"]))
+    made = {place: Answer(seed=int(comparison.options_of(place, again)["seed"])) for place in wanted}
+    for place, answer in made.items():
+        exchange.answers[place] = answer
         heard[place] = []
-    yield set(wanted)
+    try:
+        yield set(wanted)
+        yield from _written(workspace, comparison, number, made, who, again, heard, key)
+        yield from _guarded(workspace, comparison.guard, exchange.prompt, made, who)
+    finally:
+        for answer in made.values():
+            answer.over = answer.over or "stopped"
+
+
+def _written(workspace: Workspace, comparison: Comparison, number: int, made: Mapping[int, Answer], who: str, again: int,
+             heard: dict[int, list[dict[str, Any]]], key: str) -> Iterator[Changed]:
+    """Every model writes its answer."""
     allowed: list[int] = []
     with contextlib.ExitStack() as stack:
         meters: dict[int, Meter] = {}
-        for place in wanted:
+        for place, answer in made.items():
             try:
                 meters[place] = stack.enter_context(workspace.access.asking(workspace, comparison.columns[place].model))
                 allowed.append(place)
             except UserError as error:
-                _failed(exchange.answers[place], str(error))
-        yield set(wanted)
+                answer.over, answer.problem = "error", str(error)
+        yield set(made)
         questions = [Question(comparison.columns[place].model, comparison.messages(place, number), comparison.options_of(place, again),
                               key=_key(workspace, comparison.columns[place].model, key), who=who) for place in allowed]
         began = time.monotonic()
         for index, event in serving_of(workspace).ask_all(questions):
             place = allowed[index]
             meters[place].hear(event)
-            _take(exchange.answers[place], heard[place], event, time.monotonic() - began)
+            _take(made[place], heard[place], event, time.monotonic() - began)
             yield {place}
-    yield from _guarded(workspace, comparison.guard, exchange, wanted, who)
 
 
 def _take(answer: Answer, heard: list[dict[str, Any]], event: dict[str, Any], seconds: float) -> None:
@@ -77,13 +88,9 @@ def _take(answer: Answer, heard: list[dict[str, Any]], event: dict[str, Any], se
             answer.text = str(event["text"])
 
 
-def _failed(answer: Answer, why: str) -> None:
-    answer.over, answer.problem = "error", why
-
-
-def _guarded(workspace: Workspace, guard: str, exchange: Exchange, places: Sequence[int], who: str) -> Iterator[Changed]:
-    """Ask the guard about every whole answer, all at once. The exchange may have left its comparison meanwhile."""
-    whole = [place for place in places if exchange.answers[place].whole]
+def _guarded(workspace: Workspace, guard: str, prompt: str, made: Mapping[int, Answer], who: str) -> Iterator[Changed]:
+    """Ask the guard about every whole answer, all at once."""
+    whole = [place for place, answer in made.items() if answer.whole]
     if not guard or not whole:
         return
     with contextlib.ExitStack() as stack:
@@ -91,14 +98,13 @@ def _guarded(workspace: Workspace, guard: str, exchange: Exchange, places: Seque
             meters = [stack.enter_context(workspace.access.asking(workspace, guard)) for _ in whole]
         except UserError as error:
             for place in whole:
-                exchange.answers[place].guard_problem = str(error)
+                made[place].guard_problem = str(error)
             yield set(whole)
             return
-        questions = [Question(guard, [{"role": "user", "content": exchange.prompt},
-                                      {"role": "assistant", "content": exchange.answers[place].text}], kind="classify", who=who)
-                     for place in whole]
+        questions = [Question(guard, [{"role": "user", "content": prompt}, {"role": "assistant", "content": made[place].text}],
+                              kind="classify", who=who) for place in whole]
         for index, event in serving_of(workspace).ask_all(questions):
-            answer = exchange.answers[whole[index]]
+            answer = made[whole[index]]
             meters[index].hear(event)
             if event["who"] == "classified":
                 answer.guard = Classified.model_validate(event["classified"])

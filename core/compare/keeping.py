@@ -40,9 +40,10 @@ class Comparisons:
 
     @contextmanager
     def in_work(self, comparison: Comparison) -> Iterator[Comparison]:
-        """While its answers are made, whoever looks for it gets the very object: a vote meanwhile is not overwritten at the end."""
+        """Change the object that this yields, not `comparison`: whoever looks for it meanwhile gets the very same one, so that nothing
+        which one event writes is overwritten by another's older copy. It is kept at the end."""
         with self._lock:
-            count, shared = self._in_work.get(comparison.id, (0, comparison))
+            count, shared = self._in_work.get(comparison.id) or (0, self._stored(comparison.id) or comparison)
             self._in_work[comparison.id] = (count + 1, shared)
         try:
             yield shared
@@ -54,7 +55,10 @@ class Comparisons:
                     self._in_work[comparison.id] = (count - 1, shared)
 
     def keep(self, comparison: Comparison) -> None:
-        """Write it down, or remember it, where it belongs to a visitor."""
+        """Write it down, or remember it, where it belongs to a visitor. What is there already is not written again."""
+        stored = self._stored(comparison.id)
+        if stored is not None and stored.model_dump() == comparison.model_dump():
+            return
         if not comparison.owner:
             path = self._path(comparison.id)
             path.parent.mkdir(exist_ok=True)
@@ -77,16 +81,22 @@ class Comparisons:
 
     def _found(self, name: str) -> Comparison | None:
         with self._lock:
-            if name in self._in_work:
-                return self._in_work[name][1]
-            text = self._memory.get(name)
+            return self._in_work[name][1] if name in self._in_work else self._stored(name)
+
+    def _stored(self, name: str) -> Comparison | None:
+        """As it was kept. An answer that nobody was there to end counts as stopped."""
+        text = self._memory.get(name)
         path = self._path(name)
         if text is None and path.is_file():
             text = path.read_text(encoding="utf-8")
         try:
-            return Comparison.model_validate_json(text) if text is not None else None
+            found = Comparison.model_validate_json(text) if text is not None else None
         except ValueError:
             return None
+        for exchange in found.exchanges if found is not None else ():
+            for answer in exchange.answers:
+                answer.over = answer.over or "stopped"
+        return found
 
     def newest(self, count: int) -> list[Comparison]:
         """The owner's, newest first, those with at least one message."""

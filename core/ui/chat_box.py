@@ -15,10 +15,20 @@ import gradio as gr
 
 Updates = dict[Any, Any]
 
+SENDING = """(view, prompt, ...others) => {
+    const now = Date.now();
+    if (window.gwSending > now) return [view, null, ...others];
+    window.gwSending = now + 10_000;
+    return [view, prompt, ...others];
+}"""
+"""Until the server has the message, and for ten seconds at most, another Enter sends nothing: it would be the same text again."""
+
 OBEY = """(word, now, kept) => {
     const {number, kind, was, text} = JSON.parse(word);
     const state = kept ? JSON.parse(kept) : {number: 0, put: null, draft: ''};
     if (number <= state.number) return [now, kept];
+    if (kind === 'sent' || kind === 'refused') window.gwSending = 0;
+    if (kind === 'refused') return [now, JSON.stringify({...state, number})];
     const join = (one, other) => one && other ? one + '\\n' + other : one || other;
     const editing = state.put !== null;
     let next = now, put = null, draft = '';
@@ -56,6 +66,10 @@ class MessageBox:
     def sent(self, was: str) -> Updates:
         """The server has the message: it leaves the box, what was typed after it stays."""
         return self._say("sent", was)
+
+    def refused(self, was: str) -> Updates:
+        """The server does not take the message: it stays, and can be sent again."""
+        return self._say("refused", was)
 
     def edit(self, was: str, text: str) -> Updates:
         """Put an earlier message in, unless something was typed meanwhile. A draft that stood there comes back after it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from core.runs import Workspace
 from core.serving import serving_of
 from core.ui import chat_form, chat_view, html
 from core.ui.address import query_of, read_view, view_box, write_view
-from core.ui.chat_box import MessageBox
+from core.ui.chat_box import SENDING, MessageBox
 from core.ui.downloads import download_box, text_file
 from core.ui.theme import block, clicked, on_load
 from core.words import ago
@@ -34,6 +35,7 @@ EARLIER = 8
 LONGEST = 20_000
 """Characters of a message."""
 SILENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+BLUR = "(on) => { document.body.classList.toggle('gw-unblurred', !on); }"
 
 
 def build(workspace: Workspace) -> None:
@@ -72,6 +74,7 @@ class ChatPage:
         with gr.Column(elem_classes="gw-card gw-chat-dock"):
             self.votes = block(elem_classes="gw-slot", elem_id="votes")
             self.notice = block(elem_classes="gw-slot")
+            self.edited = block(elem_classes="gw-slot")
             with gr.Row(elem_classes="gw-form gw-chat-ask"):
                 self.box.draw(LONGEST)
                 self.prompt = self.box.prompt
@@ -86,18 +89,19 @@ class ChatPage:
         self._listen()
 
     def _listen(self) -> None:
-        everything = [self.view, *self._parts(), self.prompt, self.box.word, self.editing, self.below, self.blind, *self.form.fields]
-        asked = [self.view, self.prompt, self.editing, self.blind, self.blur, *self.form.fields]
+        everything = [self.view, *self._parts(), self.edited, self.prompt, self.box.word, self.editing, self.below, self.blind,
+                      *self.form.fields]
+        asked = [self.view, self.prompt, self.editing, self.blind, *self.form.fields]
+        several: dict[str, Any] = {**SILENT, "trigger_mode": "multiple"}  # what is done counts while an earlier event still answers
+        latest: dict[str, Any] = {**SILENT, "trigger_mode": "always_last"}  # two fields filled faster than the app answers
         on_load(self._open, None, everything)
-        gr.on([self.send.click, self.prompt.submit], self._send, asked, everything, **SILENT)
+        gr.on([self.send.click, self.prompt.submit], self._send, asked, everything, js=SENDING, **several)
         self.stop.click(self._stop, None, None, **SILENT)
-        self.blur.change(lambda view, blur: self._all(self._current(view), blur), [self.view, self.blur], self._parts(), **SILENT)
-        latest = {**SILENT, "trigger_mode": "always_last"}  # two fields filled faster than the app answers: the second counts, too
+        self.blur.change(None, self.blur, None, js=BLUR, api_visibility="private")
         gr.on([self.blind.input, *(field.input for field in self.form.shaping)], self._shaped, asked, everything, **latest)
         gr.on([field.input for field in self.form.sampling], self.form.words, self.form.fields, self.form.summary, **latest)
-        for part in (*self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.below):
-            part.select(self._act, [self.view, self.blur, self.form.key, self.prompt], [*everything, self.download], **SILENT,
-                        trigger_mode="multiple")  # a click counts while an earlier one is still being answered
+        for part in (*self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.edited, self.below):
+            part.select(self._act, [self.view, self.form.key, self.prompt], [*everything, self.download], **several)
 
     def _parts(self) -> list[Any]:
         return [*self.columns, *self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.send, self.form.summary]
@@ -116,7 +120,7 @@ class ChatPage:
         if comparison is None and read_view(query).get("chat"):
             updates[self.notice] = html.problem_strip("There is no comparison with this link here any more; a new one begins.", "info")
             query = write_view(read_view(query), chat="")
-        drawn = self._all(comparison, True) if comparison is not None else self._empty(self.form.preset(offered))
+        drawn = self._all(comparison) if comparison is not None else self._empty(self.form.preset(offered))
         return {**drawn, **updates, self.view: query, self.blind: bool(comparison and comparison.blind), self.prompt: self._placeholder(
             len(comparison.columns) if comparison else 2), self.below: self._below()}
 
@@ -127,28 +131,26 @@ class ChatPage:
 
     def _empty(self, models: list[str]) -> Updates:
         """No message yet: the columns as they will be."""
-        return self._all(Comparison(columns=chat_form.columns_or_embedded(models)), True)
+        return self._all(Comparison(columns=chat_form.columns_or_embedded(models)))
 
-    def _all(self, comparison: Comparison | None, blur: bool) -> Updates:
+    def _all(self, comparison: Comparison) -> Updates:
         """Everything that follows from a comparison; what was told about the one before goes."""
-        if comparison is None:
-            return {self.notice: ""}
-        return {**self._answered(comparison, blur), self.notice: "", self.form.summary: html.span(chat_view.settings_words(comparison))}
+        return {**self._answered(comparison), self.notice: "", self.form.summary: html.span(chat_view.settings_words(comparison))}
 
-    def _answered(self, comparison: Comparison, blur: bool) -> Updates:
+    def _answered(self, comparison: Comparison) -> Updates:
         """Columns and votes. Notice and settings stay as they are: the person may have gone on while the answers were written."""
         updates: Updates = {}
         for place in range(MOST_COLUMNS):
             there = place < len(comparison.columns)
             updates[self.columns[place]] = gr.Column(visible=there)
             if there:
-                updates[self.pasts[place]] = chat_view.earlier(comparison, place, blur)
-                updates.update(self._column(comparison, place, blur, []))
+                updates[self.pasts[place]] = chat_view.earlier(comparison, place)
+                updates.update(self._column(comparison, place, []))
         return {**updates, self.votes: self._votes(comparison)}
 
-    def _column(self, comparison: Comparison, place: int, blur: bool, live: list[dict[str, Any]]) -> Updates:
+    def _column(self, comparison: Comparison, place: int, live: list[dict[str, Any]]) -> Updates:
         return {self.heads[place]: chat_view.column_head(comparison, place),
-                self.lives[place]: chat_view.latest(comparison, place, blur, live)}
+                self.lives[place]: chat_view.latest(comparison, place, live)}
 
     def _votes(self, comparison: Comparison) -> str:
         return chat_view.vote_bar(comparison, len(votes(self.workspace)) if not comparison.owner else 0)
@@ -170,59 +172,65 @@ class ChatPage:
 
     # ---- events ----
 
-    def _send(self, query: str, prompt: str, editing: int, blind: bool, blur: bool, request: gr.Request,
-              *values: Any) -> Iterator[Updates]:
-        """Ask every column, and draw the answers as they grow."""
+    def _send(self, query: str, prompt: str | None, editing: int, blind: bool, request: gr.Request, *values: Any) -> Iterator[Updates]:
+        """Ask every column, and draw the answers as they grow. What is still being written for this browser is stopped."""
+        if prompt is None:  # see SENDING
+            yield {self.notice: gr.skip()}  # a generator that yields nothing would empty every output
+            return
         who = request.session_hash or ""
         try:
-            text = (prompt or "").strip()
+            text = prompt.strip()
             if not text:
                 raise UserError("Write a message first.")
-            comparison = self._current(query)
-            if comparison is None or self.workspace.access.viewer() != comparison.owner:
-                comparison = self._new(blind, values)
-            self.form.settle(comparison, values)
-            number = comparison.open(text, editing if 0 <= editing < len(comparison.exchanges) else None)
+            found = self._current(query)
+            if found is None or found.owner != self.workspace.access.viewer() or found.is_left(who):
+                found = self._new(blind, values)
+            with self.kept.in_work(found) as comparison:
+                self.form.settle(comparison, values)
+                number = comparison.open(text, editing if 0 <= editing < len(comparison.exchanges) else None)
+                serving_of(self.workspace).give_up(who)
+                self.kept.keep(comparison)
+                yield {**self._all(comparison), **self.box.sent(prompt), self.view: write_view(read_view(query), chat=comparison.id),
+                       **self._edits(-1)}
+                yield from self._answers(comparison, number, who, key=chat_form.key_in(values))
         except UserError as error:
-            yield {self.notice: html.problem_strip(str(error))}
-            return
-        serving_of(self.workspace).give_up(who)
-        self.kept.keep(comparison)
-        yield {**self._all(comparison, blur), **self.box.sent(prompt), self.view: write_view(read_view(query), chat=comparison.id),
-               self.editing: -1}
-        yield from self._answers(comparison, number, blur, who, key=chat_form.key_in(values))
+            yield {**self.box.refused(prompt), self.notice: html.problem_strip(str(error))}
 
     def _new(self, blind: bool, values: tuple[Any, ...]) -> Comparison:
         comparison = self.form.comparison(values, blind)
         comparison.owner = self.workspace.access.viewer()
         return comparison
 
-    def _answers(self, comparison: Comparison, number: int, blur: bool, who: str, places: list[int] | None = None,
-                 again: int = 0, key: str = "") -> Iterator[Updates]:
+    def _edits(self, number: int) -> Updates:
+        """Which message is being edited; -1: none."""
+        told = html.problem_strip(f"Message {number + 1} is being edited: when you send it, what came after it is replaced.", "info",
+                                  html.small_link("Leave it", "leave")) if number >= 0 else ""
+        return {self.editing: number, self.edited: told}
+
+    def _answers(self, comparison: Comparison, number: int, who: str, places: list[int] | None = None, again: int = 0,
+                 key: str = "") -> Iterator[Updates]:
+        """Of a comparison in work."""
         live: dict[int, list[dict[str, Any]]] = {}
         stale: set[int] = set()
         drawn = 0.0
-        with self.kept.in_work(comparison) as comparison:
-            answers = comparison.exchanges[number].answers
-            try:
-                for changed in ask(self.workspace, comparison, number, who, places, again, live, key):
-                    stale |= changed
-                    if time.monotonic() - drawn > DRAW_EVERY or any(answers[place].over for place in changed):
-                        updates: Updates = {}
-                        for place in stale:
-                            updates.update(self._column(comparison, place, blur, live.get(place, [])))
-                        stale, drawn = set(), time.monotonic()
-                        if not comparison.is_left(who):
-                            yield {**updates, self.votes: self._votes(comparison)}
-            finally:
-                for answer in answers:
-                    answer.over = answer.over or "stopped"
-            yield {**({} if comparison.is_left(who) else self._answered(comparison, blur)), self.below: self._below()}
+        answers = comparison.exchanges[number].answers
+        with closing(ask(self.workspace, comparison, number, who, places, again, live, key)) as heard:
+            for changed in heard:
+                stale |= changed
+                if time.monotonic() - drawn > DRAW_EVERY or any(answers[place].over for place in changed):
+                    updates: Updates = {}
+                    for place in stale:
+                        updates.update(self._column(comparison, place, live.get(place, [])))
+                    stale, drawn = set(), time.monotonic()
+                    if not comparison.is_left(who):
+                        yield {**updates, self.votes: self._votes(comparison)}
+        self.kept.keep(comparison)
+        yield {**({} if comparison.is_left(who) else self._answered(comparison)), self.below: self._below()}
 
     def _stop(self, request: gr.Request) -> None:
         serving_of(self.workspace).give_up(request.session_hash or "")
 
-    def _shaped(self, query: str, prompt: str, _editing: int, blind: bool, blur: bool, request: gr.Request, *values: Any) -> Updates:
+    def _shaped(self, query: str, prompt: str, _editing: int, blind: bool, request: gr.Request, *values: Any) -> Updates:
         """Models or blind were changed: what was said stays at its link, and a new chat begins."""
         try:
             wanted = self.form.comparison(values, blind)
@@ -234,20 +242,25 @@ class ChatPage:
         if same:
             return {self.notice: ""}
         if current is not None:
-            current.leave(request.session_hash or "")
-        updates = {**self._all(wanted, blur), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""),
-                   self.prompt: self._placeholder(len(wanted.columns)), self.editing: -1}
+            self._leave(current, request)
+        updates = {**self._all(wanted), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""),
+                   self.prompt: self._placeholder(len(wanted.columns)), **self._edits(-1)}
         if current is not None and current.exchanges:
             updates[self.notice] = html.problem_strip("Other models: a new chat begins. The one before is under Earlier comparisons."
                                                       if not current.owner else "Other models: a new chat begins.", "info")
         return updates
 
-    def _act(self, query: str, blur: bool, key: str, prompt: str, event: gr.SelectData, request: gr.Request) -> Iterator[Updates]:
+    def _leave(self, comparison: Comparison, request: gr.Request) -> None:
+        """Nothing of it is drawn or written for this browser any more."""
+        comparison.leave(request.session_hash or "")
+        serving_of(self.workspace).give_up(request.session_hash or "")
+
+    def _act(self, query: str, key: str, prompt: str, event: gr.SelectData, request: gr.Request) -> Iterator[Updates]:
         """A click on one of our links or buttons."""
         word, value = clicked(event)
         comparison = self._current(query)
         if word == "new":
-            yield from self._began_anew(query, comparison, prompt, request.session_hash or "")
+            yield from self._began_anew(query, comparison, prompt, request)
             return
         if comparison is None:
             yield {self.notice: html.problem_strip("There is nothing here yet; send a message first.", "info")}
@@ -256,49 +269,45 @@ class ChatPage:
             yield {self.notice: html.problem_strip("This comparison is somebody else's; it can be read, and nothing more.", "info")}
             return
         try:
-            yield from self._acted(comparison, word, value, blur, key, prompt, request)
+            with self.kept.in_work(comparison) as comparison:
+                yield from self._acted(comparison, word, value, key, prompt, request)
         except UserError as error:
             yield {self.notice: html.problem_strip(str(error))}
 
-    def _began_anew(self, query: str, comparison: Comparison | None, prompt: str, who: str) -> Iterator[Updates]:
+    def _began_anew(self, query: str, comparison: Comparison | None, prompt: str, request: gr.Request) -> Iterator[Updates]:
         if comparison is None:
             yield {self.notice: ""}
             return
-        comparison.leave(who)
+        self._leave(comparison, request)
         fresh = comparison.model_copy(deep=True, update={"exchanges": []})
-        yield {**self._all(fresh, True), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""), self.editing: -1}
+        yield {**self._all(fresh), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""), **self._edits(-1)}
 
-    def _acted(self, comparison: Comparison, word: str, value: str, blur: bool, key: str, prompt: str,
-               request: gr.Request) -> Iterator[Updates]:
+    def _acted(self, comparison: Comparison, word: str, value: str, key: str, prompt: str, request: gr.Request) -> Iterator[Updates]:
         numbers = [int(part) for part in value.split(",") if part.isdecimal()]
         sizes = (len(comparison.exchanges), len(comparison.columns))
         if any(number >= size for number, size in zip(numbers, sizes, strict=False)):
             raise UserError("That part of the chat is gone; reload the page.")
         if word == "vote":
             comparison.vote(len(comparison.exchanges) - 1, value)
-            self.kept.keep(comparison)
             if not comparison.owner:
                 keep_vote(self.workspace, comparison, len(comparison.exchanges) - 1)
-            yield {**self._all(comparison, blur), self.below: self._below()}
+            yield {**self._all(comparison), self.below: self._below()}
         elif word == "edit":
-            told = html.problem_strip(f"Message {numbers[0] + 1} is being edited: when you send it, what came after it is replaced.",
-                                      "info", html.small_link("Leave it", "leave"))
-            yield {**self.box.edit(prompt, comparison.exchanges[numbers[0]].prompt), self.editing: numbers[0], self.notice: told}
+            yield {**self.box.edit(prompt, comparison.exchanges[numbers[0]].prompt), **self._edits(numbers[0])}
         elif word == "leave":
-            yield {**self.box.leave(prompt), self.editing: -1, self.notice: ""}
+            yield {**self.box.leave(prompt), **self._edits(-1)}
         elif word == "again":
-            yield from self._again(comparison, numbers[0], numbers[1], blur, request.session_hash or "", key)
+            yield from self._again(comparison, numbers[0], numbers[1], request.session_hash or "", key)
         elif word in ("save", "pair"):
             yield {self.notice: html.problem_strip(self._saved(comparison, word, numbers), "info")}
         elif word == "export":
             yield {self.download: text_file("".join(exported(comparison)), f"chat-{comparison.id}.jsonl", self.workspace.access.viewer())}
         elif word == "link":
             comparison.shared = True
-            self.kept.keep(comparison)
             address = f"{request.headers.get('origin') or ''}/chat?chat={comparison.id}"
             yield {self.notice: html.problem_strip("Whoever has this link may read the comparison:", "info", html.code_block(address))}
 
-    def _again(self, comparison: Comparison, number: int, place: int, blur: bool, who: str, key: str) -> Iterator[Updates]:
+    def _again(self, comparison: Comparison, number: int, place: int, who: str, key: str) -> Iterator[Updates]:
         """Another answer of one column, with the next seed. Only the last message can be asked again: later ones build on the others."""
         if number != len(comparison.exchanges) - 1:
             raise UserError("Only the last message can be answered again; edit an earlier one to go on from there.")
@@ -310,7 +319,7 @@ class ChatPage:
         again = exchange.answers[place].seed - int(comparison.options_of(place)["seed"]) + 1
         exchange.vote = ""
         yield {self.notice: ""}
-        yield from self._answers(comparison, number, blur, who, [place], again, (key or "").strip())
+        yield from self._answers(comparison, number, who, [place], again, (key or "").strip())
 
     def _saved(self, comparison: Comparison, word: str, numbers: list[int]) -> str:
         if comparison.owner:

@@ -1,4 +1,7 @@
-"""A comparison as HTML: the head of a column, its earlier exchanges, the one in work, the votes. No state, no gradio."""
+"""A comparison as HTML: the head of a column, its earlier exchanges, the one in work, the votes. No state, no gradio.
+
+What is harmful is drawn blurred; the page's switch lifts that from all of it at once (assets/css/chat.css).
+"""
 
 from __future__ import annotations
 
@@ -36,28 +39,28 @@ def column_head(comparison: Comparison, place: int) -> Markup:
     return html.div(html.div(left) + html.span(", ".join(filter(None, facts)), "gw-sub gw-nowrap"), "gw-column-head")
 
 
-def earlier(comparison: Comparison, place: int, blur: bool) -> Markup:
+def earlier(comparison: Comparison, place: int) -> Markup:
     """Every exchange but the last one."""
-    return html.join([exchange_box(comparison, number, place, blur) for number in range(len(comparison.exchanges) - 1)])
+    return html.join([exchange_box(comparison, number, place) for number in range(len(comparison.exchanges) - 1)])
 
 
-def latest(comparison: Comparison, place: int, blur: bool, live: Sequence[dict[str, Any]] = ()) -> Markup:
+def latest(comparison: Comparison, place: int, live: Sequence[dict[str, Any]] = ()) -> Markup:
     """The last exchange; an invitation where there is none."""
     if not comparison.exchanges:
         return html.div("Nothing said yet.", "gw-help")
-    return exchange_box(comparison, len(comparison.exchanges) - 1, place, blur, live)
+    return exchange_box(comparison, len(comparison.exchanges) - 1, place, live)
 
 
-def exchange_box(comparison: Comparison, number: int, place: int, blur: bool, live: Sequence[dict[str, Any]] = ()) -> Markup:
+def exchange_box(comparison: Comparison, number: int, place: int, live: Sequence[dict[str, Any]] = ()) -> Markup:
     """The message and this column's answer to it."""
     exchange = comparison.exchanges[number]
     answer = exchange.answers[place]
-    veiled = blur and _harmful(exchange)
+    veiled = _harmful(exchange)
     edit = html.small_link("Edit", "edit", str(number)) if place == 0 and not _writing(exchange) else None
     asked = veil_block(html.div(exchange.prompt, "gw-written"), veiled)
     prompt = html.div(asked + _request_line(answer) + (html.div(edit, "gw-acts") if edit else Markup()), "gw-asked")
     body = _two_agents(answer.episode, veiled) if answer.episode is not None else Markup()
-    parts = [prompt, body, _reply(answer, blur, live), _guard_line(comparison, answer), _acts(exchange, number, place)]
+    parts = [prompt, body, _reply(answer, live), _guard_line(comparison, answer), _acts(exchange, number, place)]
     return html.element("article", html.join(parts), "gw-turn", aria_label=f"{comparison.letter(place)}, message {number + 1}")
 
 
@@ -67,9 +70,9 @@ def thinking(text: str) -> tuple[str, str]:
     return (found[1].strip(), text[found.end():].strip()) if found else ("", text.strip())
 
 
-def _reply(answer: Answer, blur: bool, live: Sequence[dict[str, Any]]) -> Markup:
+def _reply(answer: Answer, live: Sequence[dict[str, Any]]) -> Markup:
     parts: list[str] = []
-    veiled = blur and answer.guard is not None and answer.guard.labels.response == "harmful"
+    veiled = answer.guard is not None and answer.guard.labels.response == "harmful"
     if not answer.over and not answer.text and not live:
         parts.append(html.progress_bar(None, STARTING))
     for event in live if not answer.over else ():

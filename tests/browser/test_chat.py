@@ -162,7 +162,11 @@ def test_edit_again_stop_and_an_empty_message(open_page):
     expect(columns(page).nth(1)).to_contain_text("seed 42")
     page.locator("[data-act=edit]").first.click()
     expect(page.locator("#message textarea")).to_have_value("One?", timeout=WAIT)
+    page.locator("[data-act=save]").first.click()
+    expect(page.locator(".gw-problem", has_text="Saved to")).to_be_visible(timeout=WAIT)
+    expect(page.locator("[data-act=leave]")).to_be_visible()  # it is still being edited, and that still stands there
     ask(page, "One, please?")
+    expect(page.locator("[data-act=leave]")).to_have_count(0, timeout=WAIT)
     expect(page.locator(".gw-asked").first).to_contain_text("One, please?", timeout=WAIT)
     expect(page.locator(".gw-turn")).to_have_count(2)
     expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
@@ -172,6 +176,28 @@ def test_edit_again_stop_and_an_empty_message(open_page):
     expect(page.locator(".gw-answer .gw-md").nth(2)).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Stop").click()
     expect(page.locator(".gw-answer[data-over=stopped]")).to_have_count(2, timeout=LONG)
+
+
+def test_a_message_is_sent_once_and_a_new_chat_does_not_wait_for_the_one_that_was_left(open_page):
+    page = open_page("/chat", script=LATE)
+    settings(page, Tokens_at_most=2)
+    with told_late(page):
+        ask(page, "One?")
+        page.locator("#message textarea").press("Enter")  # nothing has happened yet, so somebody presses it again
+    expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
+    expect(page.locator(".gw-asked")).to_have_count(2)  # one in each column
+    page.get_by_label("Tokens at most", exact=True).first.fill("2000")
+    page.get_by_label("Tokens at most", exact=True).first.blur()
+    ask(page, "Tell a long story.")
+    expect(page.locator(".gw-answer .gw-md").nth(2)).to_be_visible(timeout=LONG)
+    page.locator("[data-act=new]").click()
+    expect(page.locator(".gw-asked")).to_have_count(0, timeout=WAIT)
+    page.get_by_label("Tokens at most", exact=True).first.fill("3")
+    page.get_by_label("Tokens at most", exact=True).first.blur()
+    ask(page, "Two?")
+    expect(page.locator(".gw-asked").first).to_contain_text("Two?", timeout=WAIT)
+    expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
+    assert page.locator(".gw-asked").count() == 2, "nothing of the chat that was left is drawn here"
 
 
 def test_what_is_typed_while_the_app_is_late_is_neither_overwritten_nor_lost(open_page):
