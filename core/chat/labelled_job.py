@@ -328,8 +328,9 @@ def whole_sentences(text: str, most: int) -> str:
 
     No sentence ends where a small letter goes on, at a title (Dr.) or at letters with points (e.g.).
     """
-    ends = [match.end() for match in _SENTENCE_END.finditer(text) if not (match["next"] or "").islower()]
-    return next((text[:end] for end in reversed(ends) if len(text[:end].split()) <= most), "")
+    last = next(itertools.islice(re.finditer(r"\S+", text), most - 1, None), None)
+    within = itertools.takewhile(lambda match: last is None or match.end() <= last.end(), _SENTENCE_END.finditer(text))
+    return text[:max((match.end() for match in within if not (match["next"] or "").islower()), default=0)]
 
 
 def _texts(item: tuple[int, Reply]) -> tuple[str, str | None]:
