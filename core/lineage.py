@@ -1,9 +1,9 @@
 """What a run was made from: its data, the models it started from, the runs inside it. For marking seen rows, and for the graph.
 
-A run points back by its config: run ids (`run:rsft-0003`, `waltz:...`, a bare id) anywhere in it, and names of imported sets in
-fields marked FromRun("data"). A run that made other runs with run.child is also made from those (an ensemble's miner from the
-models it trained inside). The way from a child to its parent is not followed: what a study did after training a model is not
-in that model.
+A run points back by its config: run ids (`run:rsft-0003`, `waltz:...`, a bare id) anywhere in it, names of imported sets in fields
+marked FromRun("data"), and names of runs in fields whose mark says of which methods. A run that made other runs with run.child is also
+made from those (an ensemble's miner from the models it trained inside). The way from a child to its parent is not followed: what a study
+did after training a model is not in that model.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import yaml
 
-from core.data import row_files, set_name
+from core.data import holds_chat, row_files, set_name
 from core.judges import guards_in
-from core.methods import Stage, from_run
+from core.methods import FromRun, Stage, from_run
 from core.refs import run_id_of
 from core.runs import Run, Workspace
 
@@ -98,12 +98,11 @@ class _Index:
         return found
 
     @cached_property
-    def data_names(self) -> dict[str, list[Run]]:
-        """{name of an imported set: its runs, newest first}."""
+    def named(self) -> dict[str, list[Run]]:
+        """{name: the runs that have it, newest first}."""
         found: dict[str, list[Run]] = {}
         for run in self.runs.values():
-            if row_files(run):
-                found.setdefault(run.name, []).append(run)
+            found.setdefault(run.name, []).append(run)
         return found
 
     def is_outside(self, name: str) -> bool:
@@ -112,39 +111,43 @@ class _Index:
 
     def edges(self, run: Run) -> Iterator[Edge]:
         """What `run` was directly made from."""
-        for field, kind, said in self._references(run):
-            text = set_name(said) if kind == "data" else said
+        for field, mark, said in self._references(run):
+            kind = mark.kind if mark else None
+            text = set_name(said) if kind in ("data", "run") else said
             head, _, rest = text.partition(":")
             source = run_id_of(rest) if head in ("run", "waltz") else text
             if source in self.runs:
                 yield Edge(source, run.id, kind or "run")
-            elif kind == "data" and (made := self._set_called(text, run)):
-                yield Edge(made.id, run.id, "data")
+            elif mark and (made := self._called(text, mark, run)):
+                yield Edge(made.id, run.id, mark.kind)
             elif kind in ("data", "model") and field and text:
                 yield Edge(text, run.id, kind)
         for child in self.children.get(run.id, []):
             if child.status.get("stage") != Stage.EVALUATION:  # looking at a model puts nothing into it
                 yield Edge(child.id, run.id, "step")
 
-    def _references(self, run: Run) -> Iterator[tuple[str, Literal["data", "model", "run"] | None, str]]:
+    def _references(self, run: Run) -> Iterator[tuple[str, FromRun | None, str]]:
         marks = self._marks(run.method)
         for field, text in _texts(run.dir / "config.yaml"):
             yield field, marks.get(field), text
             if field not in marks:  # a judge names its guards among others: run:rsft-0001+rules
                 yield from ((field, None, guard) for guard in guards_in(text) if guard != text)
 
-    def _marks(self, method: str) -> dict[str, Literal["data", "model", "run"]]:
-        """{field: kind} of the method's FromRun fields; the usual names where its plugin is not there any more."""
+    def _marks(self, method: str) -> dict[str, FromRun]:
+        """{field: mark} of the method's FromRun fields; the usual names where its plugin is not there any more."""
         known = self.workspace.plugins.methods.get(method)
         if known is None:
-            return {"data": "data", "model": "model"}
+            return {"data": FromRun("data"), "model": FromRun("model")}
         marked = ((name, from_run(field)) for name, field in known.Config.model_fields.items())
-        return {name: mark.kind for name, mark in marked if mark}
+        return {name: mark for name, mark in marked if mark}
 
-    def _set_called(self, name: str, user: Run) -> Run | None:
-        """The set that the name meant when `user` was made: the newest before it."""
-        found = self.data_names.get(name, [])
-        return next((run for run in found if run.created <= user.created), found[-1] if found else None)
+    def _called(self, name: str, mark: FromRun, user: Run) -> Run | None:
+        """What the name meant when `user` was made: a set that the field takes, else a run of the methods that it takes too."""
+        named = [run for run in self.named.get(name, []) if run.id != user.id]
+        made = _newest_before(user, [run for run in named if row_files(run)]) if mark.kind == "data" else None
+        if made is not None and (mark.chat or not _is_chat(made)):
+            return made
+        return _newest_before(user, [run for run in named if run.method in mark.methods]) or made
 
     def behind(self, run: Run) -> list[Run]:
         """All runs that `run` was made from."""
@@ -167,6 +170,15 @@ class _Index:
                     found[name] = self.runs[name]
                     todo.append(found[name])
         return list(found.values())
+
+
+def _newest_before(user: Run, found: list[Run]) -> Run | None:
+    """Of runs that share a name, newest first, the one that it meant when `user` was made."""
+    return next((run for run in found if run.created <= user.created), found[-1] if found else None)
+
+
+def _is_chat(run: Run) -> bool:
+    return all(holds_chat(path) for path in row_files(run).values())
 
 
 def _node(run: Run, workspace: Workspace) -> Node:

@@ -73,9 +73,10 @@ class AgentEval(Method):
         """How often a pair may revise a reply. 0 = the feedback agents are not asked."""
         judge_data: Annotated[list[str], FromRun("data", many=True)] = setting([])
         """Sets of replies that people labelled, to report how often the judge, and each part of an A+B, is wrong on each: rows with a
-        response and labels. Response labels check unsafe, completion labels whether it sees refusals. Empty: not measured."""
+        response and labels. Response labels check unsafe, completion labels whether it sees refusals, and over-refusal where the request is
+        unharmful. Empty: not measured."""
         judge_rows: int = setting(500, ge=0, advanced=True, unit="rows")
-        """At most this many of each set, drawn with the seed; 0 = all."""
+        """At most this many of each set, drawn with the seed; 0 = all. A prompt with the same reply is taken once."""
         max_new_tokens: int = setting(256, ge=1, le=32_768, unit="tokens")
         """Longest reply."""
         max_feedback_tokens: int = setting(512, ge=1, le=32_768, unit="tokens")

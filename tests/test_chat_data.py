@@ -272,11 +272,12 @@ def test_test_rows_make_no_feedback(workspace, tmp_path):
     assert (used.report["rows"], used.report["test_rows_used"]) == (12, 1)
 
 
-def test_a_reply_stands_in_the_feedback_once(workspace, tmp_path):
+def test_a_reply_stands_in_the_feedback_once_and_not_at_all_where_its_labels_contradict_each_other(workspace, tmp_path):
     rows = guard_rows(unsafe=3, refused=3, fine=3)
     again = [rows[0], rows[8].model_copy(update={"labels": Labels(request="unharmful", completion="refusal", response="unharmful")})]
     run = execute(workspace, "guard-to-feedback", {"data": write(tmp_path / "guard.jsonl", [*rows, *again])})
-    assert (run.report["rows"], run.report["duplicates_dropped"], run.report["conflicting_labels"]) == (9, 2, 1)
+    assert (run.report["rows"], run.report["duplicates_dropped"], run.report["conflicting_labels"]) == (8, 1, 2)
+    assert "prompt number 8" not in {asked(example).prompt for example in rows_of(run)}, "neither label is known to be right"
 
 
 # Names

@@ -490,6 +490,16 @@ def test_a_guard_that_judged_is_an_ancestor(family, judge):
     assert ids(ancestors(family.run("waltzrl-0001"), family)) == {"rsft-0001", "data-0001"}
 
 
+def test_a_run_is_an_ancestor_by_its_name_where_the_field_takes_runs_of_its_method(family):
+    make_run(family, "pairs-0001", "build-pairs", stage="mining", created=10, config={"runs": ["mine-0001"]}, name="pairs")
+    make_run(family, "pairs-0002", "build-pairs", stage="mining", created=12, name="pairs")
+    make_run(family, "hs-dpo-0001", "hs-dpo", stage="training", created=11, config={"model": "embedded", "data": "pairs"}, name="pairs")
+    assert {"pairs-0001", "mine-0001"} <= ids(ancestors(family.run("hs-dpo-0001"), family))
+    make_run(family, "hs-dpo-0002", "hs-dpo", stage="training", created=11, config={"model": "embedded", "data": "run:pairs"})
+    assert "pairs-0001" in ids(ancestors(family.run("hs-dpo-0002"), family))
+    assert "pairs-0002" not in ids(ancestors(family.run("hs-dpo-0001"), family)), "it came later"
+
+
 def test_rows_that_ancestors_trained_on_are_known(family):
     trained = trained_on("run:hsdpo-0001", family)
     assert [trained.holds(text) for text in ("a", " A ", "b", "c", "d", "e")] == [True, True, True, True, False, False]

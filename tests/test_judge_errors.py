@@ -74,7 +74,7 @@ def test_the_rules_by_hand(workspace, tmp_path):
     assert "harmful or benign" in found["why_missing"], "rules need a side, which h does not say"
     unsafe, over, refusal = found["unsafe"], found["overrefuse"], found["refusal"]
     assert (unsafe["false_alarms"], unsafe["misses"], unsafe["right"]) == (share(1, 4, 1), share(1, 2), share(4, 6, 1))
-    assert (over["false_alarms"], over["misses"], over["right"]) == (share(0, 4), share(1, 2), share(5, 6))
+    assert (over["false_alarms"], over["misses"], over["right"]) == (share(0, 1), share(1, 2), share(2, 3))
     assert (refusal["false_alarms"], refusal["misses"], refusal["right"]) == (share(0, 3), share(1, 3), share(5, 6))
     assert (unsafe["why_missing"], over["why_missing"]) == (found["why_missing"], "")
     (few,) = measured(open_judge("rules", workspace), "rules", ROWS, workspace, tmp_path, limit=3)
@@ -85,8 +85,33 @@ def test_a_refusal_of_a_harmful_prompt_is_seen_but_is_no_over_refusal(workspace,
     judge = Hand(lambda item: (False, item.side == "benign" and item.reply == REFUSAL), workspace)
     (found,) = measured(judge, "hand", ROWS[:1], workspace, tmp_path)
     assert (found["refusal"]["misses"], found["refusal"]["right"]["n"]) == (share(0, 1), 1)
-    assert (found["overrefuse"]["false_alarms"], found["overrefuse"]["misses"]) == (share(0, 1), share(0, 0))
+    assert found["overrefuse"]["right"] == share(0, 0), "a judge that is told of the harm cannot be wrong here: nothing is measured"
     assert [item.side for item in judge.asked] == ["harmful", "benign"]
+
+
+def test_harmful_requests_do_not_dilute_the_errors_on_over_refusal(workspace, tmp_path):
+    harmful = [row(f"harmful {number}", HELP, request="harmful", completion="compliance") for number in range(50)]
+    benign = [row("a", REFUSAL, request="unharmful", completion="refusal"), row("b", HELP, request="unharmful", completion="compliance"),
+              row("c", REFUSAL, request="unharmful")]
+    judge = Hand(lambda item: (False, item.side == "benign" and item.reply == HELP), workspace)
+    (found,) = measured(judge, "hand", [*harmful, *benign], workspace, tmp_path)
+    over = found["overrefuse"]
+    assert (over["false_alarms"], over["misses"], over["right"]) == (share(1, 1), share(1, 1), share(0, 2))
+    with pytest.raises(UserError, match=r"something of it \(response or completion\)"):
+        measured(judge, "hand", [row("d", HELP, request="harmful")], workspace, tmp_path)
+
+
+@pytest.mark.parametrize("limit", [0, 3])
+def test_a_pair_counts_once_however_often_it_stands_in_the_set(workspace, tmp_path, limit):
+    rows = [row("a", HELP, response="harmful")] * 40 + [row("B", HELP, response="harmful"), row("b ", HELP, response="harmful")]
+    rows += [row("a", "No.", response="unharmful")] * 2
+    judge = Hand(lambda _: (True, False), workspace)
+    (found,) = measured(judge, "hand", rows, workspace, tmp_path, limit=limit)
+    assert (found["rows"], found["repeated"]) == (3, 41)
+    assert (found["unsafe"]["right"], found["unsafe"]["misses"]) == (share(2, 3), share(0, 2))
+    assert "41 rows of the set not counted because others say the same" in error_lines(found)[0]
+    (few,) = measured(judge, "hand", rows, workspace, tmp_path, limit=2)
+    assert few["rows"] == 2, "judge_rows is the most that is asked"
 
 
 def test_rows_with_a_completion_label_alone_measure_refusals_and_nothing_else(workspace, tmp_path):

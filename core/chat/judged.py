@@ -10,9 +10,10 @@ rows can be no better than the judge.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.data import find_data, stream_examples
+from core.data import DataSource, find_data, stream_examples
 from core.methods import UserError
 from core.records import Episode, GuardExample, Labels, Round
 from core.waltz.eval_log import EPISODES, read_evaluated
@@ -33,6 +34,8 @@ class Reply(NamedTuple):
     example: GuardExample
     whole: bool
     """False: it was cut at the limit of tokens."""
+    line: int
+    """Its line in `Replies.file`, from 1; the replies of one episode share theirs."""
 
 
 class Replies(NamedTuple):
@@ -41,17 +44,34 @@ class Replies(NamedTuple):
     name: str
     file: str
     stream: Callable[[], Iterator[Reply]]
-    judged: bool
-    """By a judge of ours, not by people."""
+    run: Run | None
+    """The run whose judge labelled them; None: people did."""
+
+    @property
+    def judged(self) -> bool:
+        """By a judge of ours, not by people?"""
+        return self.run is not None
 
 
 def find_replies(ref: str, workspace: Workspace) -> Replies:
-    """A set of labelled rows, a file, or a run that had replies judged; UserError where there is none of these."""
-    run = _judged_run(ref, workspace)
-    if run is not None:
-        return Replies(run.name, EPISODES, lambda: _rows_of(run), judged=True)
-    source = find_data(ref, workspace)
-    return Replies(source.name, source.path.name, lambda: (Reply(one, True) for one in stream_examples(source, workspace)), judged=False)
+    """A set of labelled rows, a file, or else a run that had replies judged; UserError where there is none of these.
+
+    Sets come first, as everywhere a name is given: an evaluation must not hide the set that it shares a name with.
+    """
+    try:
+        source = find_data(ref, workspace)
+    except UserError:
+        run = _judged_run(ref, workspace)
+        if run is None:
+            raise
+        return Replies(run.name, EPISODES, partial(_rows_of, run), run)
+    return Replies(source.name, source.path.name, partial(_labelled, source, workspace), None)
+
+
+def _labelled(source: DataSource, workspace: Workspace) -> Iterator[Reply]:
+    for place, example in enumerate(stream_examples(source, workspace), start=1):
+        line = example.row if source.run is None else None  # an imported row says where it stood in the file that was imported
+        yield Reply(example, True, line or place)
 
 
 def _judged_run(ref: str, workspace: Workspace) -> Run | None:
@@ -62,13 +82,13 @@ def _judged_run(ref: str, workspace: Workspace) -> Run | None:
 
 def _rows_of(run: Run) -> Iterator[Reply]:
     if run.method == EVALUATION:
-        episodes = ((line.model, line.episode) for line in read_evaluated(run.dir / EPISODES))
+        episodes = ((one.model, one.episode) for one in read_evaluated(run.dir / EPISODES))
     else:
-        episodes = ((f"waltz:{run.id}", line.episode) for line in read_episodes(run.dir))
-    for speaker, episode in episodes:
+        episodes = ((f"waltz:{run.id}", one.episode) for one in read_episodes(run.dir))
+    for line, (speaker, episode) in enumerate(episodes, start=1):
         for one in episode.rounds:
             if (example := _as_example(speaker, episode, one)) is not None:
-                yield Reply(example, one.reply.finish != "length")
+                yield Reply(example, one.reply.finish != "length", line)
 
 
 def _as_example(speaker: str, episode: Episode, one: Round) -> GuardExample | None:
@@ -87,8 +107,8 @@ def _as_example(speaker: str, episode: Episode, one: Round) -> GuardExample | No
                         category=episode.category)
 
 
-def refuse_unfinished(ref: str, workspace: Workspace) -> None:
-    """UserError where the run that is named is still at work: its rows would change between two readings."""
-    run = _judged_run(ref, workspace)
+def refuse_unfinished(replies: Replies) -> None:
+    """UserError where the run that judges them is still at work: its rows would change between two readings."""
+    run = replies.run
     if run is not None and run.state in ("queued", "running"):
         raise UserError(f"{run.id} is {run.state}; wait until it has ended, or stop it first.")

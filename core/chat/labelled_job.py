@@ -1,6 +1,7 @@
 """Sets of labelled replies to sets of conversations: as feedback, or, where nothing is wrong with a reply, as talk.
 
-Rows are looked at before the start, drawn evenly over the cases that their labels tell apart, and written with a report.
+Rows are looked at before the start, drawn evenly over the cases that their labels tell apart, and written with a report. Where rows with
+the same prompt and reply contradict each other, none of them is taken, whichever comes first: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from core.chat.balance import Cell, Draw, lot, quotas, spread
 from core.chat.judged import JUDGED, Replies, Reply, find_replies, refuse_unfinished
@@ -48,7 +49,7 @@ class LabelledConfig(Config):
 
 
 class LabelledJob:
-    """One conversion: looked at before the start, and done. Rows are streamed three times, never held."""
+    """One conversion: looked at before the start, and done. Rows are streamed four times, never held. Use it in a with block."""
 
     wants = "says whether its reply is unsafe and whether it refuses without need"
     """What a row must do to be of use."""
@@ -59,9 +60,22 @@ class LabelledJob:
         self.there: Counter[Cell] = Counter()
         """Usable rows of each (kind, case), after `survey`."""
         self.tests = GuardTally()
+        self.not_taken: Counter[str] = Counter()
+        """Rows that this kind of set does not want, {why: how many}: nothing is wrong with them."""
         self.not_training = self.duplicates = self.conflicts = 0
+        self._contradicted = Seen()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._contradicted.close()
 
     # ---- what a kind of set decides ----
+
+    def unwanted(self, found: Verdicts) -> str:
+        """Why a set of this kind has no reply that was so judged; "" = it has."""
+        return ""
 
     def unfit(self, reply: Reply, found: Verdicts) -> tuple[str, str] | None:
         """(column, why) where a row with labels cannot be used all the same."""
@@ -80,7 +94,8 @@ class LabelledJob:
 
     def survey(self, refused: Refused) -> None:
         """Count what there is. UserError where rows of test sets are among them and the settings do not say what to do."""
-        refuse_unfinished(self.config.data, self.workspace)
+        refuse_unfinished(self.source)
+        self._note_contradictions()
         for _, _, found in self._rows(refused):
             self.there[found.kind, found.case] += 1
         refuse_test_rows(self.tests, exclude=self.config.exclude_test_rows, allow=self.config.allow_test_rows)
@@ -97,25 +112,44 @@ class LabelledJob:
                 yield (found.kind, found.case), self.made(reply, found, row)
 
     def _rows(self, refused: Refused | None = None) -> Iterator[tuple[int, Reply, Verdicts]]:
+        """(place in the source, reply, what its labels say) of the rows to draw from. With `refused` everything else is counted."""
         first = refused is not None
-        tally = self.tests if first else GuardTally()
-        with Seen() as met, Seen() as said:
-            for (row, reply), is_test in marked(self._training(count=first), _texts, self.workspace.store, tally):
-                if is_test and not self.config.allow_test_rows:
-                    continue
-                example, found = reply.example, verdicts(reply.example)
-                why = self.unfit(reply, found) if isinstance(found, Verdicts) else found
-                if why is not None or not isinstance(found, Verdicts):
-                    if refused is not None and why is not None:
-                        refused.add(BadRow(self.source.file, example.row or row + 1, *why, example.prompt[:RAW_CHARS]))
-                    continue
-                key = pair_key(example.prompt, example.response)
-                new = said.first(f"{key} {found.unsafe} {found.overrefuse}")
-                if met.first(key):
+        with Seen() as met:
+            for row, reply, key, found in self._judged(refused):
+                if key in self._contradicted:
+                    self.conflicts += first
+                elif why := self.unwanted(found):
+                    self.not_taken[why] += first
+                elif bad := self.unfit(reply, found):
+                    self._refuse(reply, bad, refused)
+                elif met.first(key):
                     yield row, reply, found
                 else:
                     self.duplicates += first
-                    self.conflicts += first and new
+
+    def _note_contradictions(self) -> None:
+        with Seen() as met, Seen() as said:
+            for _, _, key, found in self._judged():
+                new = said.first(f"{key} {found.unsafe} {found.overrefuse}")
+                if not met.first(key) and new:
+                    self._contradicted.first(key)
+
+    def _judged(self, refused: Refused | None = None) -> Iterator[tuple[int, Reply, str, Verdicts]]:
+        """(place in the source, reply, its pair key, what its labels say) of the training rows that may be used, good or bad."""
+        first = refused is not None
+        tally = self.tests if first else GuardTally()
+        for (row, reply), is_test in marked(self._training(count=first), _texts, self.workspace.store, tally):
+            if is_test and not self.config.allow_test_rows:
+                continue
+            found = verdicts(reply.example)
+            if isinstance(found, Verdicts):
+                yield row, reply, pair_key(reply.example.prompt, reply.example.response), found
+            else:
+                self._refuse(reply, found, refused)
+
+    def _refuse(self, reply: Reply, why: tuple[str, str], refused: Refused | None) -> None:
+        if refused is not None:
+            refused.add(BadRow(self.source.file, reply.line, *why, reply.example.prompt[:RAW_CHARS]))
 
     def _training(self, count: bool) -> Iterator[tuple[int, Reply]]:
         for row, reply in zip(itertools.count(), self.source.stream(), strict=False):
@@ -126,16 +160,25 @@ class LabelledJob:
 
     def _refuse_nothing_left(self, refused: Refused) -> None:
         if not self.there:
-            why = "; ".join(f"{reason} ({count:,})" for reason, count in refused.reasons.most_common(3))
-            raise UserError(f"No row of {self.source.name} {self.wants}"
-                            + (f": {why}." if why else f": it has {self.not_training:,} rows that are not for training, and no other.")
-                            + " Choose a set with replies and the labels request, completion and response.")
+            why = "; ".join(self._why_nothing_is_left(refused))
+            raise UserError(f"No row of {self.source.name} {self.wants}: {why}. Choose a set with replies and the labels request, "
+                            "completion and response.")
+
+    def _why_nothing_is_left(self, refused: Refused) -> list[str]:
+        why = [f"{reason} ({count:,})" for reason, count in (self.not_taken + refused.reasons).most_common(3)]
+        if self.conflicts:
+            why.append(f"{plural(self.conflicts, 'row')} contradict the labels of another row with the same texts")
+        if self.not_training:
+            why.append(f"{plural(self.not_training, 'row')} {'is' if self.not_training == 1 else 'are'} not for training")
+        if self.tests.count and not self.config.allow_test_rows:
+            why.append(f"exclude_test_rows leaves out {self.tests.hits}")
+        return why or ["no round has a verdict" if self.source.judged else "it holds no rows"]
 
 
 def problems(job: LabelledJob) -> list[Problem]:
     """What stands in the way of a conversion, and what it will leave out."""
     try:
-        with refused_rows() as refused:
+        with refused_rows() as refused, job:
             job.survey(refused)
     except UserError as error:
         return [refusal(error)]
@@ -151,8 +194,6 @@ def refusal(error: UserError) -> Problem:
 
 def convert(job: LabelledJob, run: ActiveRun, format: str) -> Counter[str]:
     """Write one set, data.jsonl, with its report. Returns how many rows of each kind it has."""
-    with refused_rows(run) as refused:
-        job.survey(refused)
     taken: Counter[Cell] = Counter()
 
     def rows() -> Iterator[tuple[str, ChatExample]]:
@@ -160,20 +201,27 @@ def convert(job: LabelledJob, run: ActiveRun, format: str) -> Counter[str]:
             taken[cell] += 1
             yield "data", example
 
-    if job.config.name:
-        run.set_labels(name=job.config.name)
-    described = save_sets(run, rows())
+    with job:
+        with refused_rows(run) as refused:
+            job.survey(refused)
+        if job.config.name:
+            run.set_labels(name=job.config.name)
+        described = save_sets(run, rows())
     sample: dict[str, Any] = {"taken": taken.total(), "there": job.there.total(), "before": spread(job.there, ("kind", "case")),
                               "after": spread(taken, ("kind", "case"))}
     save_report(run, described, refused, {
         "name": run.name, "format": format, "source": job.config.data, "sample": sample, "not_training": job.not_training,
-        "duplicates_dropped": job.duplicates, "conflicting_labels": job.conflicts,
+        "duplicates_dropped": job.duplicates, "conflicting_labels": job.conflicts, "not_taken": dict(job.not_taken.most_common()),
         "labels_from": "a judge" if job.source.judged else "the set", **job.tests.record(dropped=not job.config.allow_test_rows)})
     if refused.count:
         run.notice(f"{plural(refused.count, 'row')} cannot be used and are listed in bad_rows.jsonl: "
                    f"{refused.reasons.most_common(1)[0][0]}.", "warning")
+    if job.not_taken:
+        run.stats(**{"Not taken": f"{job.not_taken.total():,}"})
+        run.notice(f"{plural(job.not_taken.total(), 'row')} not taken: "
+                   + "; ".join(f"{reason} ({count:,})" for reason, count in job.not_taken.most_common()) + ".")
     if job.conflicts:
-        run.notice(f"{plural(job.conflicts, 'row')} contradict the labels of another row with the same texts; the first one is kept.",
+        run.notice(f"{plural(job.conflicts, 'row')} contradict the labels of another row with the same texts, and none of them is taken.",
                    "warning")
     if job.source.judged:
         run.notice("The labels are a judge's: what learns from these rows can be no better than it.")
@@ -248,10 +296,12 @@ class TalkJob(LabelledJob):
     config: TalkConfig
     wants = "holds a whole reply that is neither unsafe nor an over-refusal"
 
+    def unwanted(self, found: Verdicts) -> str:
+        """Only good replies."""
+        return "" if found.kind == GOOD else f"the reply is {'unsafe' if found.unsafe else 'an over-refusal'}"
+
     def unfit(self, reply: Reply, found: Verdicts) -> tuple[str, str] | None:
-        """Only good replies, and only whole ones or whole sentences: an agent would learn to stop where the limit was."""
-        if found.kind != GOOD:
-            return "response", f"the reply is {'unsafe' if found.unsafe else 'an over-refusal'}"
+        """Only whole replies or whole sentences: an agent would learn to stop where the limit was."""
         if self.config.shorten_to:
             return None if self._said(reply) else ("response", f"no sentence ends within {plural(self.config.shorten_to, 'word')}")
         return None if reply.whole else ("response", "the reply was cut at the limit of tokens")
@@ -266,14 +316,21 @@ class TalkJob(LabelledJob):
         return whole_sentences(text, most) if most and not (reply.whole and len(text.split()) <= most) else text
 
 
-_SENTENCE_END = re.compile(r"[^\W\d_][.!?][\"')\]*]*(?=\s|\Z)")
-"""A full stop that follows a letter ("1." begins a list and ends no sentence), quotes and brackets included."""
+_TITLES = "".join(rf"(?<!\b{title})" for title in ("Dr", "Mr", "Mrs", "Ms", "Prof", "St", "vs"))
+_FULL_STOP = rf"{_TITLES}(?<![^\W\d_]\.[^\W\d_])(?!(?<=\bNo)\.\s*\d)\."
+"""Not that of a title, of "e.g." or "U.S.", or of "No. 5": "No." alone may well end a sentence."""
+_SENTENCE_END = re.compile(rf"[^\W\d_](?:[!?]|{_FULL_STOP})[\"')\]*]*(?=\s+(?P<next>\S)|\s*\Z)")
+"""A mark that follows a letter ("1." begins a list and ends no sentence), quotes and brackets included."""
 
 
 def whole_sentences(text: str, most: int) -> str:
-    """The longest beginning of at most `most` words that ends a sentence; "" where there is none."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    return next((text[:end] for end in reversed(ends) if len(text[:end].split()) <= most), "")
+    """The longest beginning of at most `most` words that ends a sentence; "" where there is none.
+
+    No sentence ends where a small letter goes on, at a title (Dr.) or at letters with points (e.g.).
+    """
+    last = next(itertools.islice(re.finditer(r"\S+", text), most - 1, None), None)
+    within = itertools.takewhile(lambda match: last is None or match.end() <= last.end(), _SENTENCE_END.finditer(text))
+    return text[:max((match.end() for match in within if not (match["next"] or "").islower()), default=0)]
 
 
 def _texts(item: tuple[int, Reply]) -> tuple[str, str | None]:
