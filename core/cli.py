@@ -262,12 +262,11 @@ def _print_new(path: Path, offset: int) -> int:
 
 
 def _recipe(options: Any) -> int:
-    from core.methods import full_path
     from core.recipes import find_unfinished, parse_recipe, recipe_path
     from core.runs import Workspace
 
     workspace = Workspace()
-    settings = {name: full_path(value) if isinstance(value, str) else value for name, value in parse_settings(options.settings).items()}
+    settings = parse_settings(options.settings)
     parse_recipe(recipe_path(options.recipe).read_text(encoding="utf-8"), options.recipe).values(settings, options.recipe)
     values = {"recipe": options.recipe, "settings": settings}
     earlier = None if options.fresh else find_unfinished(workspace, values)

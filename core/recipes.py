@@ -8,7 +8,7 @@
 
 `$name` stands for a setting of the recipe or for the run id of an earlier step; `run:$guard` is a model reference.
 
-A setting without a value (`train: null`) must be given.
+A setting without a value (`train: null`) must be given. A file or folder that is given may be relative to where the command runs.
 
 A recipe may have presets, which are settings by name: `presets: {rehearsal: {epochs: 1}, paper: {epochs: 3}}`. The first one holds
 unless another is asked for (`recipe guardreasoner preset=paper`); `$preset` is its name, for steps whose methods know it, too.
@@ -16,6 +16,7 @@ unless another is asked for (`recipe guardreasoner preset=paper`); `$preset` is 
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.methods import UserError
+from core.methods import UserError, full_path, validate
 from core.runs import REPOSITORY, Run, Workspace
 
 FOLDER = REPOSITORY / "assets" / "recipes"
 PRESET = "preset"
 """The setting that names the preset, in recipes that have some."""
+MODEL_FILES = ("config.json", "adapter_config.json")
+"""A folder with one of these is a model (core/lm/find.py)."""
 _NAME = re.compile(r"\$([a-z][a-z0-9_]*)")
 
 
@@ -78,6 +81,29 @@ class Recipe(BaseModel):
     def needed(self) -> list[str]:
         """Settings that have no value of their own: whoever starts the study must give one."""
         return [name for name, value in self.settings.items() if value is None]
+
+
+def recipe_from_anywhere(name: str) -> str:
+    """`name` as it finds the same recipe from every folder: the path of a file in full. The recipes that ship keep their names."""
+    return name if (FOLDER / f"{name}.yaml").is_file() else full_path(name)
+
+
+def settings_from_anywhere(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` of a recipe with full paths of the files and folders that are there, in lists, too. The preset stays a name."""
+    return {name: value if name == PRESET else _from_anywhere(value) for name, value in settings.items()}
+
+
+def _from_anywhere(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_anywhere(item) for item in value]
+    return full_path(value, _is_meant) if isinstance(value, str) else value
+
+
+def _is_meant(path: str) -> bool:
+    """Is this a file, or a folder? One that holds no model must be written as a path: sets and runs may be called as a folder is."""
+    if os.path.isdir(path):
+        return os.sep in path or any(os.path.isfile(os.path.join(path, name)) for name in MODEL_FILES)
+    return os.path.isfile(path)
 
 
 def recipe_path(name: str) -> Path:
@@ -144,11 +170,13 @@ def find_unfinished(workspace: Workspace, values: dict[str, Any]) -> Run | None:
 
 
 def find_latest(workspace: Workspace, values: dict[str, Any]) -> Run | None:
-    """The newest run of this recipe with these settings, unless the recipe's text has changed since."""
-    text = recipe_path(values["recipe"]).read_text(encoding="utf-8")
+    """The newest run of this recipe with these settings, unless the recipe's text has changed since. UserError for settings that none
+    could have."""
+    wanted = validate(workspace.plugins.method("recipe"), values).model_dump(mode="json")
+    text = recipe_path(wanted["recipe"]).read_text(encoding="utf-8")
     for run in workspace.runs():
         config = run.config if run.method == "recipe" else {}
-        if config.get("recipe") == values["recipe"] and config.get("settings") == values["settings"]:
+        if config.get("recipe") == wanted["recipe"] and config.get("settings") == wanted["settings"]:
             copy = run.dir / "recipe.yaml"
             same = not copy.exists() or copy.read_text(encoding="utf-8") == text
             return run if same else None

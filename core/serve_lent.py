@@ -10,7 +10,7 @@ import importlib
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from core.chat_models import chat_model_for
@@ -23,6 +23,8 @@ LAST = ("end", "stopped", "error")
 LEAST, MOST = 45, 120
 """Seconds that are asked for: loading a model and a short answer, up to the longest."""
 TOKENS_A_SECOND = 20
+LOOK_EVERY = 0.5
+"""Seconds between two words to a question that waits for another's GPU: a visitor's clock stands still at each of them."""
 
 _worker: ServeWorker | None = None
 """In the forked process: it may be asked again, and then holds its models."""
@@ -69,7 +71,9 @@ class LentWorker:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._cancelled: set[int] = set()
-        self._turn = threading.Lock()
+        self._line: list[int] = []
+        """Numbers of questions, in the order in which they came; the first one has the GPU."""
+        self._turn = threading.Condition()
         on_the_gpu()
 
     def takes(self, line: dict[str, Any]) -> bool:
@@ -80,21 +84,40 @@ class LentWorker:
             return False
 
     def ask(self, line: dict[str, Any]) -> Iterator[Event]:
-        """The events of one question, to the last."""
+        """The events of one question, to the last; while others have the GPU, the "queue" events of core/serving.py."""
         number = int(line["id"])
-        yield {"who": "status", "text": "waiting for a GPU of ZeroGPU"}
         with self._turn:
-            try:
-                yield from self._heard(number, line)
-            except Exception as error:
-                yield {"who": "error", "text": f"ZeroGPU lent no GPU: {why_not(error)}."}
-            finally:
+            self._line.append(number)
+        try:
+            yield from self._waited(number)
+            yield from self._heard(number, line)
+        except Exception as error:
+            yield {"who": "error", "text": f"ZeroGPU lent no GPU: {why_not(error)}."}
+        finally:
+            with self._turn:
+                self._line.remove(number)
                 self._cancelled.discard(number)
+                self._turn.notify_all()
+
+    def _waited(self, number: int) -> Iterator[Event]:
+        """Until this question is the first in the line, or given up."""
+        while number not in self._cancelled:
+            with self._turn:
+                position = self._line.index(number)
+            if not position:
+                return
+            yield {"who": "queue", "position": position}
+            with self._turn:
+                self._turn.wait_for(partial(self._moved, number, position), LOOK_EVERY)
+
+    def _moved(self, number: int, position: int) -> bool:
+        return number in self._cancelled or self._line.index(number) != position
 
     def _heard(self, number: int, line: dict[str, Any]) -> Iterator[Event]:
         if number in self._cancelled:
             yield {"who": "stopped"}
             return
+        yield {"who": "status", "text": "waiting for a GPU of ZeroGPU"}
         events = on_the_gpu()(line, str(self.workspace.runs_dir))
         try:
             for event in events:
@@ -107,4 +130,6 @@ class LentWorker:
 
     def give_up(self, number: int) -> None:
         """Stop this question, waiting or in work."""
-        self._cancelled.add(number)
+        with self._turn:
+            self._cancelled.add(number)
+            self._turn.notify_all()

@@ -92,6 +92,11 @@ class Store:
         """{key: verdict as JSON} for those of `keys` that a judge was asked about before (core/judge_cache.py)."""
         return self._found("SELECT key, verdict FROM verdicts WHERE key IN", keys)
 
+    def count_verdicts(self) -> int:
+        """How many verdicts are kept, of all judges."""
+        with self._connect() as db:
+            return int(db.execute("SELECT COUNT(*) FROM verdicts").fetchone()[0])
+
     def keep_verdicts(self, verdicts: dict[str, str]) -> None:
         """Remember verdicts. They can be had again by asking the judge, so `reindex` leaves them alone."""
         with self.locked() as db:

@@ -62,7 +62,7 @@ def computes_lent(kind: type[Method], config: Config) -> bool:
 def run_in_slices(run: ActiveRun) -> None:
     """Execute an evaluation to its end, slice by slice. Raises what `Method.run` raises."""
     slice_ = decorated(one_slice, SLICE)
-    before = -1
+    before: tuple[int, int] | None = None
     while True:
         run.stop_if_asked()
         try:
@@ -74,11 +74,18 @@ def run_in_slices(run: ActiveRun) -> None:
             return
         if told == "failed":
             raise UserError(text)
-        size = sum(path.stat().st_size for path in run.dir.rglob("*.jsonl") if path.name != "events.jsonl")
-        if told == "more" and size == before:
+        run.stop_if_asked()  # a slice that was stopped may have had no time to write anything
+        if (kept := _kept(run)) == before:
             raise UserError(f"Nothing was answered in {SLICE:.0f} seconds of a lent GPU; take a smaller model, shorter answers, or a GPU "
                             "of the Space's own.")
-        before = size
+        before = kept
+
+
+def _kept(run: ActiveRun) -> tuple[int, int]:
+    """What the next slice need not do again: bytes of answers, and verdicts of judges, of which those on labelled replies stand nowhere
+    else."""
+    size = sum(path.stat().st_size for path in run.dir.rglob("*.jsonl") if path.name != "events.jsonl")
+    return size, run.store.count_verdicts()
 
 
 def one_slice(run_id: str, runs_dir: str) -> tuple[str, str]:
@@ -90,7 +97,7 @@ def one_slice(run_id: str, runs_dir: str) -> tuple[str, str]:
         kind(workspace).run(validate(kind, run.config), run)
         return "done", ""
     except StopRequested:
-        return "more", ""  # where a person stopped it, the loop above ends
+        return "more", ""  # also where a person stopped it: run_in_slices looks for that itself
     except UserError as error:
         return "failed", str(error)
     except Exception as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from pydantic import field_validator
+
 from core import Config, Method, Problem, Stage, UserError, hookimpl, setting
-from core.methods import validate, with_preset
-from core.recipes import Recipe, fill, parse_recipe, recipe_path
+from core.methods import short_path, validate, with_preset
+from core.recipes import Recipe, fill, parse_recipe, recipe_from_anywhere, recipe_path, settings_from_anywhere
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
@@ -28,7 +30,11 @@ class RecipeMethod(Method):
         recipe: str = setting()
         """A name from assets/recipes, or the path of a YAML file."""
         settings: dict[str, Any] = setting({})
-        """Values for the recipe's own settings."""
+        """Values for the recipe's own settings. A file or folder may be relative to where the command runs; a folder that holds no model
+        is written as a path, ./folder."""
+
+        as_full_path = field_validator("recipe")(recipe_from_anywhere)
+        as_full_paths = field_validator("settings")(settings_from_anywhere)
 
     def check(self, config):
         try:
@@ -39,7 +45,7 @@ class RecipeMethod(Method):
         return []
 
     def describe(self, config):
-        return config.recipe
+        return short_path(config.recipe)
 
     def run(self, config, run):
         copy = run.dir / "recipe.yaml"

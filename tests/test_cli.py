@@ -15,8 +15,8 @@ from tests.helpers import FAKE_PLUGINS
 def app(tmp_path):
     environment = {**os.environ, "GUARDWALTZ_RUNS": str(tmp_path / "runs"), "GUARDWALTZ_PLUGINS": str(FAKE_PLUGINS)}
 
-    def call(*words):
-        return subprocess.run([sys.executable, "app.py", *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    def call(*words, cwd=REPOSITORY):
+        return subprocess.run([sys.executable, REPOSITORY / "app.py", *words], cwd=cwd, env=environment, capture_output=True, text=True)
 
     return call
 
@@ -72,6 +72,20 @@ def test_command_sh_repeats_the_run(app, tmp_path):
     assert app(*line.split()[2:]).returncode == 0
     runs = tmp_path / "runs"
     assert (runs / "count-0001" / "config.yaml").read_text() == (runs / "count-0002" / "config.yaml").read_text()
+
+
+def test_a_study_of_ones_own_is_started_and_gone_on_with_from_another_folder(app, tmp_path):
+    work = tmp_path / "work"
+    (work / "guard").mkdir(parents=True)
+    (work / "my.yaml").write_text("title: Mine\nsettings: {mode: plain}\n"
+                                  "steps: {only: {method: count, settings: {mode: $mode, fail_at: 2}}}")
+    first = app("recipe", "my.yaml", "mode=./guard", cwd=work)
+    assert "asked to fail" in first.stdout, first.stdout + first.stderr
+    config = yaml.safe_load((tmp_path / "runs" / "recipe-0001" / "config.yaml").read_text())["config"]
+    assert (config["recipe"], config["settings"]) == (str(work / "my.yaml"), {"mode": str(work / "guard")})
+    again = app("recipe", "../work/my.yaml", "mode=guard/", cwd=work)
+    assert "going on with recipe-0001" in again.stdout
+    assert "asked to fail" in again.stdout
 
 
 def test_doctor_says_what_is_wrong_and_what_to_do(app):

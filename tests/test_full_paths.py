@@ -74,6 +74,26 @@ def test_other_files_too(here):
     assert pool.seen == [str(here / FILE), "guard-demo", "run:rsft-0001"]
 
 
+def test_a_study_and_what_it_is_given(here):
+    (here / FOLDER / "config.json").write_text("{}")
+    for name in ("rehearsal", "paper", "my.yaml"):
+        (here / name).write_text("title: x")
+    config = METHODS["recipe"].Config
+
+    def kept(value, setting="any"):
+        return config.model_validate({"recipe": "rehearsal", "settings": {setting: value}}).settings[setting]
+
+    assert [config.model_validate({"recipe": name}).recipe for name in ("rehearsal", "none", "my.yaml", "~/my.yaml")] == [
+        "rehearsal", "none", str(here / "my.yaml"), str(here / "my.yaml")]
+    assert kept(FILE) == kept(f"./{FILE}") == str(here / FILE)
+    assert kept(FOLDER) == kept(f"./{FOLDER}") == kept(f"~/{FOLDER}") == str(here / FOLDER)
+    assert kept("./guard-demo") == str(here / "guard-demo")
+    assert kept([FILE, "pool", 3]) == [str(here / FILE), "pool", 3]
+    for value in ("guard-demo", "embedded", "run:rsft-0001", "hf:owner/name", 5e-5, True, None):
+        assert kept(value) == value
+    assert kept("paper", "preset") == "paper"
+
+
 def test_what_a_line_calls_a_path(here):
     assert [short_path(text) for text in (str(here / FILE), str(here / FOLDER), "guard-demo", "hf:owner/name.v2", "embedded")] == [
         "rows.v2", FOLDER, "guard-demo", "hf:owner/name.v2", "embedded"]

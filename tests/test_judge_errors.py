@@ -211,3 +211,18 @@ def test_the_card_names_refusals_apart_and_reads_old_reports(workspace, tmp_path
     assert "2 replies of rows are left out for the judge" in before
     assert "harmful or benign" in before
     assert "was not measured" in judge_card({"judge": {"name": "rules", "identity": "rules 1", "errors": []}})
+
+
+def test_sets_of_the_same_name_have_tables_of_their_own(workspace, tmp_path):
+    """Two files may be called the same in two folders: their errors are not those of several judges."""
+    (once,) = measured(open_judge("rules", workspace), "rules", ROWS, workspace, tmp_path)
+    shown = judge_card({"judge": {"name": "rules", "identity": "x", "errors": [once, once]}})
+    assert shown.count("<table") == 2
+    assert "joined" not in shown.lower()
+    both = AnyOf([Hand(lambda _: (False, False), workspace), open_judge("rules", workspace)], workspace)
+    found = measured(both, "hand+rules", ROWS, workspace, tmp_path)
+    shown = judge_card({"judge": {"name": "hand+rules", "identity": "x", "errors": [*found, *found, {**once, "data": "other"}, once]}})
+    assert shown.count("<table") == 4
+    assert shown.count("all joined") == 2 * 3, "each of what was measured has a line"
+    old = {name: value for name, value in once.items() if name != "judge"}
+    assert judge_card({"judge": {"name": "rules", "identity": "x", "errors": [old, old]}}).count("<table") == 2

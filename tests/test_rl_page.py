@@ -81,6 +81,19 @@ def test_what_a_resumed_run_takes_back_is_forgotten(run):
     assert [line.iteration for line in read_iterations(run.dir)] == records.history.iterations
 
 
+def test_a_file_of_another_run_with_the_same_number_begins_anew(run):
+    """The file system gives a deleted file's inode again, and two runs may begin with the same episode."""
+    path = run.dir / EPISODES
+    assert len(records_of(run.dir).episodes) == 96
+    first, second, *rest = path.read_bytes().splitlines(keepends=True)
+    inode = path.stat().st_ino
+    path.write_bytes(first + second + first + b"".join(rest))
+    assert path.stat().st_ino == inode
+    records = records_of(run.dir)
+    assert (len(records.episodes), records.episodes.renewed) == (97, 1)
+    assert records.episodes.read(2) == records.episodes.read(0)
+
+
 def test_a_large_file_is_read_piece_by_piece(run, monkeypatch):
     index = rl_index.EpisodeIndex(run.dir / EPISODES)
     seen = []
@@ -90,7 +103,7 @@ def test_a_large_file_is_read_piece_by_piece(run, monkeypatch):
     assert seen == sorted(set(seen)), "each look reads on"
     assert len(seen) > 3
     assert seen[-1] == 96
-    monkeypatch.setattr(rl_index, "AT_ONCE", 20_000)
+    monkeypatch.setattr("core.ui.growing.AT_ONCE", 20_000)
     fresh = rl_index.EpisodeIndex(run.dir / EPISODES)
     fresh.file.advance(20_000)
     assert fresh.file.behind

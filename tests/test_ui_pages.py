@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
@@ -375,6 +376,17 @@ def test_ticks_are_written_and_counted(workspace):
     assert "3 ticked, 1 unsure" in shown
     assert "n = 2" in shown
     assert evaluation_ticks.position(run, evaluation_ticks.sampled(run), "") == 3
+
+
+def test_ticks_of_a_deleted_run_are_not_those_of_the_next_one_with_its_number(workspace):
+    run = evaluation(workspace)
+    path, names = run.dir / "ticks.jsonl", [(item.row, item.model) for item in evaluation_ticks.sampled(run)]
+    lines = [json.dumps({"row": row, "model": model, "verdict": "coherent", "who": ""}) + "\n" for row, model in names[:2]]
+    path.write_text("".join(lines))
+    assert evaluation_ticks.summary(run)["ticked"] == 2
+    path.write_text(lines[0] + " " * len(lines[1]))
+    os.utime(path, (1, 1))
+    assert evaluation_ticks.summary(run)["ticked"] == 1
 
 
 def test_a_foreign_address_shows_the_newest_evaluation(workspace):

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from core.methods import Config, Estimate
 from core.runs import Workspace, add_event, update_status
-from core.ui import html, plots, run_card, samples
+from core.ui import html, plots, run_card, runs_detail, samples
 from core.ui.estimate import tiles
 from core.ui.follow import story_of
 from core.ui.pieces import stat_parts
@@ -164,8 +164,26 @@ def test_events_are_read_on_from_where_they_were(run):
         file.write('ss": 1.0}\n')
     add_event(run.dir, "metrics", step=1, loss=3.0)  # a resumed run repeats a step
     assert story_of(run).series("loss") == [(1, 3.0), (2, 1.0)]
+    with (run.dir / "events.jsonl").open("a") as file:
+        file.write('{"t": 1, "ki\n')  # a full disk
     assert run_card.points(run) == 3
     assert [trace.mode for trace in run_card.curve(run).data] == ["lines", "lines", "markers"]
+
+
+def test_a_run_that_got_a_deleted_ones_number_has_a_story_of_its_own(run):
+    path = run.dir / "events.jsonl"
+    add_event(run.dir, "notice", level="warning", text="The old run's warning.")
+    assert [notice["text"] for notice in story_of(run).notices] == ["The old run's warning."]
+    before = path.stat()
+    path.write_text("")  # in place: a file system may give the inode again at once
+    for step in range(20):
+        add_event(run.dir, "metrics", step=step, loss=1.0)
+    assert (path.stat().st_ino, path.stat().st_size > before.st_size) == (before.st_ino, True)
+    assert "The old run" not in runs_detail.live_part(run)
+    assert story_of(run).notices == []
+    assert len(story_of(run).metrics) == 20
+    path.unlink()
+    assert story_of(run).metrics == []
 
 
 def test_the_curve_of_a_method_with_other_metrics(run):

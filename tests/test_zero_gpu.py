@@ -12,11 +12,15 @@ import sys
 import pytest
 
 from core.access import gpu_words
-from core.active import ActiveRun
+from core.active import ActiveRun, StopRequested
 from core.evals.predictions import read_predictions
 from core.jobs import create
+from core.judge_cache import CachedJudge
+from core.judges import Judged, open_judge
 from core.methods import UserError, validate
 from core.runs import REPOSITORY, Workspace
+from core.serve_lent import LentWorker
+from core.visitors import Question
 from core.zero_gpu import computes_lent, run_in_slices
 from tests.helpers import execute, prompts, write
 
@@ -99,9 +103,90 @@ def test_only_evaluations_that_compute_here_are_sliced(monkeypatch, tmp_path):
     assert "Training runs on the CPU" in gpu_words()
 
 
-def test_slices_that_answer_nothing_end(monkeypatch, tmp_path):
+@pytest.fixture
+def sliced(monkeypatch, tmp_path):
+    """Makes an evaluation whose slices are pretended: each calls `slice_` with the run, and wants another one."""
     workspace = Workspace(tmp_path / "runs")
-    run = create(workspace, workspace.plugins.method("guard-eval"), {"models": ["embedded"], "data": write(tmp_path / "r", prompts())})
-    monkeypatch.setattr("core.zero_gpu.decorated", lambda *_: lambda *_: ("more", ""))
+
+    def make(slice_):
+        run = create(workspace, workspace.plugins.method("guard-eval"), {"models": ["embedded"], "data": write(tmp_path / "r", prompts())})
+        active = ActiveRun(workspace, run.id)
+
+        def lent(*_):
+            return slice_(active) or ("more", "")
+
+        monkeypatch.setattr("core.zero_gpu.decorated", lambda *_: lent)
+        return active
+
+    return make
+
+
+def test_slices_that_answer_nothing_end(sliced):
     with pytest.raises(UserError, match="Nothing was answered"):
-        run_in_slices(ActiveRun(workspace, run.id))
+        run_in_slices(sliced(lambda _: None))
+
+
+def test_a_slice_that_was_stopped_before_it_answered_anything_is_a_stop(sliced):
+    slices = []
+
+    def slice_(run):
+        slices.append(run.id)
+        if len(slices) == 2:
+            (run.dir / "stop").touch()
+
+    with pytest.raises(StopRequested):
+        run_in_slices(sliced(slice_))
+    assert len(slices) == 2
+
+
+def test_slices_in_which_only_a_judge_answers_go_on(sliced):
+    """A judge that is measured on labelled replies writes no file: its verdicts lie in the store."""
+    slices = []
+
+    def slice_(run):
+        slices.append(run.id)
+        CachedJudge(open_judge("rules", run.workspace), run.workspace).verdicts([Judged("A prompt", f"Reply {len(slices)}", "benign")])
+        return ("done", "") if len(slices) == 4 else None
+
+    run_in_slices(sliced(slice_))
+    assert len(slices) == 4
+
+
+def test_a_question_that_waits_for_anothers_gpu_says_so_and_can_be_stopped(monkeypatch, tmp_path):
+    def answered(line, _):
+        yield {"who": "reply", "turn": 0, "text": f"Answer {line['id']}", "done": False}
+        yield {"who": "end"}
+
+    monkeypatch.setattr("core.serve_lent.on_the_gpu", lambda: answered)
+    worker, clock, others = LentWorker(Workspace(tmp_path / "runs")), Question(), [2, 3]
+    first = worker.ask({"id": 1})
+    while next(first)["who"] != "reply":
+        pass
+    waiting = [worker.ask({"id": number}) for number in others]
+    assert [next(one) for one in waiting] == [{"who": "queue", "position": 1}, {"who": "queue", "position": 2}]
+    clock.begun -= 1000
+    clock.hear(next(waiting[0]))
+    assert clock.used()[0] < 100, "a visitor does not pay for another's answer"
+    worker.give_up(2)
+    assert list(waiting[0]) == [{"who": "stopped"}], "while the first one still has the GPU"
+    assert next(waiting[1]) == {"who": "queue", "position": 1}
+    assert [event["who"] for event in first] == ["end"]
+    assert [event["who"] for event in waiting[1]] == ["status", "reply", "end"]
+
+
+def test_a_question_that_failed_or_was_left_gives_the_gpu_to_the_next(monkeypatch, tmp_path):
+    def refused(*_):
+        raise RuntimeError("no quota left.")
+
+    def answered(*_):
+        yield {"who": "reply", "turn": 0, "text": "An answer", "done": False}
+        yield {"who": "end"}
+
+    monkeypatch.setattr("core.serve_lent.on_the_gpu", lambda: refused)
+    worker = LentWorker(Workspace(tmp_path / "runs"))
+    assert [event["who"] for event in worker.ask({"id": 1})] == ["status", "error"]
+    monkeypatch.setattr("core.serve_lent.on_the_gpu", lambda: answered)
+    left = worker.ask({"id": 2})
+    assert [next(left)["who"], next(left)["who"]] == ["status", "reply"]
+    left.close()
+    assert [event["who"] for event in worker.ask({"id": 3})] == ["status", "reply", "end"]

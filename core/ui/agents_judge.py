@@ -25,23 +25,39 @@ def judge_card(report: Report) -> Markup:
     if not errors:
         text = "How often it is wrong was not measured: give labelled replies as judge_data. All rates here are what this judge says."
         return html.card(head, html.div(text, "gw-help"))
-    sets: dict[str, list[dict[str, Any]]] = {}
-    for one in errors:
-        sets.setdefault(one["data"], []).append({"judge": judge["name"], **one})
+    tables = _tables(judge["name"], errors)
     scale = common_scale(one[name][kind] for one in errors for name in _measured(one) for kind in KINDS)
-    parts = [_table(name, found, scale) for name, found in sets.items()]
+    parts = [_table(found, scale) for found in tables]
     notes = [_left_out(one) for one in errors if one["left_out_as_learned"]]
     if any("refusal" in _measured(one) for one in errors):
         notes.append(REFUSAL)
-    if any(len(found) > 1 for found in sets.values()):
+    if any(_is_joined(found, len(found) - 1) for found in tables):
         notes.append("All joined: a fault as soon as one of them sees it, and no verdict where one has none.")
     return html.card(head, *parts, html.div(" ".join([*notes, "Percent, 95 % Wilson intervals."]), "gw-help"))
 
 
-def _table(data: str, errors: list[dict[str, Any]], scale: tuple[float, float]) -> Markup:
+def _tables(name: str, errors: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The entries of each set in their order: all judges of one set come before those of the next, which may be called the same. name:
+    the judge's, for old reports."""
+    tables: list[list[dict[str, Any]]] = []
+    for one in errors:
+        entry = {"judge": name, **one}
+        if not tables or entry["data"] != tables[-1][0]["data"] or entry["judge"] in [before["judge"] for before in tables[-1]]:
+            tables.append([])
+        tables[-1].append(entry)
+    return tables
+
+
+def _is_joined(errors: list[dict[str, Any]], place: int) -> bool:
+    """Is this entry of a table what the judges before it say together?"""
+    return 1 < place == len(errors) - 1
+
+
+def _table(errors: list[dict[str, Any]], scale: tuple[float, float]) -> Markup:
+    data = errors[0]["data"]
     rows = []
     for place, one in enumerate(errors):
-        about = html.div("all joined", "gw-sub") if place and place == len(errors) - 1 else Markup()
+        about = html.div("all joined", "gw-sub") if _is_joined(errors, place) else Markup()
         name = html.div(html.element("b", one["judge"]) + about, "gw-model")
         for measured in _measured(one) or ["unsafe"]:
             right = one[measured]["right"]

@@ -47,11 +47,11 @@ def summary(run: Run) -> dict[str, Any]:
     """tick_summary, counted again only after a new tick."""
     path = run.dir / TICKS
     stat = path.stat() if path.exists() else None
-    return _summary(run.dir, stat.st_size if stat else 0)
+    return _summary(run.dir, (stat.st_size, stat.st_mtime_ns) if stat else (0, 0))
 
 
 @lru_cache(maxsize=4)
-def _summary(folder: Path, bytes_now: int) -> dict[str, Any]:  # noqa: ARG001 - the file only grows
+def _summary(folder: Path, stamp: tuple[int, int]) -> dict[str, Any]:  # noqa: ARG001 - it makes the answer current
     return tick_summary(Run(folder))
 
 

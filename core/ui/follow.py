@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from core.runs import Run
+from core.ui.growing import Growing
 
 KEPT = 32
 """Runs whose events stay in memory."""
@@ -21,8 +25,6 @@ class Story:
     notices: list[dict[str, Any]] = field(default_factory=list)
     begun: tuple[float, float] | None = None
     progress: dict[str, Any] | None = None
-    offset: int = 0
-    file: int = 0
 
     def series(self, name: str) -> list[tuple[float, float]]:
         """(step, value) of one metric; a resumed run repeats steps, the later word counts."""
@@ -46,7 +48,22 @@ class Story:
         return seconds / done * left if done > 0 and seconds > 1 and left > 0 else None
 
 
-_stories: dict[str, Story] = {}
+class _Teller:
+    """events.jsonl of one run, and the story as far as it was read."""
+
+    def __init__(self, path: Path) -> None:
+        self._begin()
+        self.file = Growing(path, self._take, self._begin)
+
+    def _begin(self) -> None:
+        self.story = Story()
+
+    def _take(self, line: bytes, _: int) -> None:
+        with contextlib.suppress(ValueError):  # a full disk may have left half a line
+            _add(self.story, json.loads(line))
+
+
+_tellers: dict[Path, _Teller] = {}
 _lock = threading.Lock()
 
 
@@ -54,30 +71,12 @@ def story_of(run: Run) -> Story:
     """The story up to now. Shared and read-only for the caller."""
     path = run.dir / "events.jsonl"
     with _lock:
-        story = _stories.pop(str(path), None) or Story()
-        try:
-            stat = path.stat()
-            if stat.st_ino != story.file or stat.st_size < story.offset:  # the run was deleted and its number taken again
-                story = Story(file=stat.st_ino)
-            if stat.st_size > story.offset:
-                _read_on(story, path.open("rb"))
-        except FileNotFoundError:
-            story = Story()
-        _stories[str(path)] = story
-        while len(_stories) > KEPT:
-            _stories.pop(next(iter(_stories)))
-        return story
-
-
-def _read_on(story: Story, file: Any) -> None:
-    with file:
-        file.seek(story.offset)
-        data = file.read()
-    whole = data[: data.rfind(b"\n") + 1]  # a line that is being written waits for the next look
-    story.offset += len(whole)
-    for line in whole.split(b"\n"):
-        if line.strip():
-            _add(story, json.loads(line))
+        teller = _tellers.pop(path, None) or _Teller(path)
+        _tellers[path] = teller
+        while len(_tellers) > KEPT:
+            _tellers.pop(next(iter(_tellers)))
+        teller.file.advance(sys.maxsize)
+        return teller.story
 
 
 def _add(story: Story, event: dict[str, Any]) -> None:

@@ -1,20 +1,16 @@
 """Files of a WaltzRL run that grow while it is looked at: the ledger as columns, and where each episode stands in episodes.jsonl.
 
-Only what was appended since the last look is read, and at most AT_ONCE bytes of it in one event; the texts stay in the file.
-50,000 episodes take about 1 MB here. A file that was written anew (a resumed run takes back what its checkpoint does not have)
-is read again from its beginning.
+Only what was appended since the last look is read (core/ui/growing.py); the texts stay in the file. 50,000 episodes take about 1 MB
+here. A file that was written anew (a resumed run takes back what its checkpoint does not have) is read again from its beginning.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +18,12 @@ from numpy.typing import NDArray
 from core.methods import UserError
 from core.records import Side
 from core.ui.episode_view import is_harmful
+from core.ui.growing import Growing
 from core.waltz.history import History
 from core.waltz.ledger import EPISODES, LEDGER, Iteration, PlayedEpisode
 from core.waltz.rewards import OUTCOMES, Outcome, outcome
 
 Ints = NDArray[np.int64]
-AT_ONCE = 16_000_000
-"""Bytes that are read in one event: about 0.2 s."""
 KEPT = 6
 """Runs whose columns are remembered."""
 NAMES: tuple[Outcome, ...] = tuple(OUTCOMES)
@@ -36,51 +31,6 @@ SIDES: tuple[Side | None, ...] = ("harmful", "benign", None)
 SIDE_NAMES = ("harmful", "benign", "unknown")
 """SIDES as the address calls them."""
 COLUMNS = ("iteration", "offset", "length", "outcome", "side", "harmful", "row", "sample")
-
-
-class Growing:
-    """Whole lines of a file that another process appends to, each given once to `take`; `renew` is called when it begins anew."""
-
-    def __init__(self, path: Path, take: Callable[[bytes, int], None], renew: Callable[[], None]) -> None:
-        self.path, self._take, self._renew = path, take, renew
-        self.done = self.total = 0
-        """Bytes read, and bytes there were at the last look."""
-        self._inode = -1
-        self._head = b""
-
-    def advance(self, at_once: int = AT_ONCE) -> None:
-        """Read on, at most about `at_once` bytes. A torn last line waits for its end; a file that is not there is empty."""
-        try:
-            with self.path.open("rb") as file:
-                self._read(file, at_once)
-        except FileNotFoundError:
-            self._begin(-1, b"")
-            self.total = 0
-
-    def _read(self, file: IO[bytes], at_once: int) -> None:
-        stat = os.fstat(file.fileno())
-        self.total = stat.st_size
-        head = file.read(len(self._head) or min(64, stat.st_size))
-        if stat.st_ino != self._inode or stat.st_size < self.done or head != self._head:  # a new file may get the old one's inode
-            self._begin(stat.st_ino, head[:64])
-        file.seek(self.done)
-        last = self.done + at_once
-        while self.done < last:
-            line = file.readline()
-            if not line.endswith(b"\n"):
-                return
-            self._take(line, self.done)
-            self.done += len(line)
-
-    def _begin(self, inode: int, head: bytes) -> None:
-        if self.done:
-            self._renew()
-        self._inode, self._head, self.done = inode, head, 0
-
-    @property
-    def behind(self) -> bool:
-        """Is there more than one look can read?"""
-        return self.total - self.done > AT_ONCE
 
 
 class EpisodeIndex:
