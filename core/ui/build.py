@@ -22,7 +22,20 @@ def build(workspace: Workspace, sign_out: bool = False) -> gr.Blocks:
         with demo.route(title, title.lower()):
             _bar(workspace, sign_out)
             page()
+    _mark_one(demo)
     return demo
+
+
+def _mark_one(demo: gr.Blocks) -> None:
+    """Events that show no progress have it kept at one component of their page, not at all of their outputs.
+
+    With every word of every event the browser goes through all components that any event before has marked, and looks for each in the
+    whole tree: a page of forms, once filled, kept it busy for as long as it was open.
+    """
+    marked: dict[str, gr.blocks.Block] = {}
+    for function in demo.fns.values():
+        if function.show_progress == "hidden" and function.outputs:
+            function.show_progress_on = [marked.setdefault(function.page, function.outputs[0])]
 
 
 def _pages(workspace: Workspace) -> dict[str, Callable[[], None]]:

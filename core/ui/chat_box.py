@@ -67,9 +67,9 @@ class MessageBox:
         """The server has the message: it leaves the box, what was typed after it stays."""
         return self._say("sent", was)
 
-    def refused(self, was: str) -> Updates:
+    def refused(self) -> Updates:
         """The server does not take the message: it stays, and can be sent again."""
-        return self._say("refused", was)
+        return self._say("refused", "")
 
     def edit(self, was: str, text: str) -> Updates:
         """Put an earlier message in, unless something was typed meanwhile. A draft that stood there comes back after it."""

@@ -194,7 +194,7 @@ class ChatPage:
                        **self._edits(-1)}
                 yield from self._answers(comparison, number, who, key=chat_form.key_in(values))
         except UserError as error:
-            yield {**self.box.refused(prompt), self.notice: html.problem_strip(str(error))}
+            yield {**self.box.refused(), self.notice: html.problem_strip(str(error))}
 
     def _new(self, blind: bool, values: tuple[Any, ...]) -> Comparison:
         comparison = self.form.comparison(values, blind)

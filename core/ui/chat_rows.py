@@ -42,8 +42,10 @@ def tiles_of(report: dict[str, Any]) -> list[Tile]:
             tiles.append((words, f"{said['yes'] / max(1, sum(said.values())):.0%}", f"{said['yes']:,} replies"))
     tiles.append(("Answer length", f"{counts['median']:,} words" if counts else "\u2013",
                   f"median, longest {counts['max']:,}" if counts else ""))
-    left = report.get("bad_rows", 0) + report.get("duplicates_dropped", 0)
-    return [*tiles, ("Left out", f"{left:,}", f"{report.get('bad_rows', 0):,} refused, {report.get('duplicates_dropped', 0):,} duplicates")]
+    left = {"refused": report.get("bad_rows", 0), "duplicates": report.get("duplicates_dropped", 0),
+            "contradicted": report.get("conflicting_labels", 0), "not wanted": sum(report.get("not_taken", {}).values())}
+    said = ", ".join(f"{count:,} {why}" for why, count in left.items() if count or why in ("refused", "duplicates"))
+    return [*tiles, ("Left out", f"{sum(left.values()):,}", said)]
 
 
 def whole(run: Run, place: int) -> Markup:

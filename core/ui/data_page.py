@@ -18,9 +18,8 @@ from core.ui import chat_rows, data_plots, data_rows, html, model_view, run_card
 from core.ui.address import View, page_number, query_of, read_view, view_box, write_view
 from core.ui.downloads import download_box, prepared
 from core.ui.new_run import draw_new_run
-from core.ui.theme import block, clicked, on_load
+from core.ui.theme import REFRESH, block, clicked, on_load
 
-REFRESH = 2.0
 DEMO = REPOSITORY / "assets" / "demo" / "guard-demo.jsonl"
 METHOD = "import-data"
 FORGET = {"q": "", "split": "", "label": "", "page": "", "row": ""}

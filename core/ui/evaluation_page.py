@@ -26,9 +26,8 @@ from core.ui.evaluation_suite import left_out, suite_cards
 from core.ui.evaluation_sweep import Sweep
 from core.ui.new_run import draw_new_run
 from core.ui.pieces import segments
-from core.ui.theme import block, clicked, on_load
+from core.ui.theme import REFRESH, block, clicked, on_load
 
-REFRESH = 2.0
 DROPS = {"which": ("page", "row"), "page": ("row",), "model": ("page", "row", "cut"), "side": ("page", "row"),
          "task": ("model", "which", "page", "row", "by", "cut"),
          "run": ("task", "model", "which", "page", "row", "by", "tick", "at", "side", "cut")}

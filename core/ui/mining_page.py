@@ -15,9 +15,7 @@ from core.ui.mining_input import KEYS
 from core.ui.mining_rows import FILTERS
 from core.ui.mining_view import CLOSED, DROPS, LIST, PARTS, MiningPage
 from core.ui.new_run import draw_new_run
-from core.ui.theme import block, clicked, on_load
-
-REFRESH = 2.0
+from core.ui.theme import REFRESH, block, clicked, on_load
 
 
 def build(workspace: Workspace) -> None:

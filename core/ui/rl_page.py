@@ -16,9 +16,8 @@ from core.ui.new_run import draw_new_run
 from core.ui.rl_episodes import SIDE_CHOICES
 from core.ui.rl_view import has_ledger, look_at
 from core.ui.stage_page import TITLES, LiveRuns
-from core.ui.theme import block, clicked, on_load
+from core.ui.theme import REFRESH, block, clicked, on_load
 
-REFRESH = 2.0
 CHARTS_EVERY = 8.0
 """Seconds between two redraws of the charts of a live run: Gradio rebuilds them whole."""
 NOT_DRAWN = -1

@@ -21,9 +21,8 @@ from core.ui.runs_export import export_card
 from core.ui.runs_files import files_card
 from core.ui.runs_lineage import lineage_card, made_from
 from core.ui.runs_table import PAGE, all_rows, filter_bar, queue_places, runs_table, wanted
-from core.ui.theme import block, clicked, on_load
+from core.ui.theme import REFRESH, block, clicked, on_load
 
-REFRESH = 2.0
 STAGES = [("every stage", ""), "data", "training", "mining", "rl", "evaluation", "study"]
 
 

@@ -77,11 +77,11 @@ class LiveRuns:
             self.samples = gr.HTML(apply_default_css=False)
 
     def listen(self) -> None:
-        """Events: the page is opened, a second went by, a button was pressed."""
+        """Events: the page is opened, time went by, a button was pressed."""
         self.drawn = gr.State(None)
         parts = [self.header, self.top, self.plot, self.log, self.actions, self.others, self.samples, self.drawn]
         seen = [self.view, self.drawn]
-        gr.Timer(1.0).tick(self._look, seen, parts, **PRIVATE)
+        gr.Timer(theme.REFRESH).tick(self._look, seen, parts, **PRIVATE)
         self.view.change(self._look, seen, parts, **PRIVATE)
         self.view.change(None, self.view, None, js=_TO_THE_TOP, api_visibility="private")
         theme.on_load(self._open, None, [self.view, *parts])

@@ -13,6 +13,9 @@ from core.runs import REPOSITORY
 STYLES = REPOSITORY / "assets" / "css"
 """Every *.css and *.js here is loaded, in the order of the names."""
 
+REFRESH = 2.0
+"""Seconds between two looks of an open page. The browser works at each of them, most on pages of forms, also when nothing has changed."""
+
 # One delegated listener, so that it survives a changed value. Links, veils and folds inside a row keep their own clicks.
 _CLICKS = """
 let held = null;  // the act whose button has the focus: a changed value replaces the button, and the focus with it

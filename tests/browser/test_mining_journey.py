@@ -48,6 +48,7 @@ def test_the_page_shows_the_numbers_of_the_report(new_page, mined):
     assert [round(a + b, 6) for a, b in zip(*bars, strict=True)] == [round(100 * bar["share"]["value"], 6) for bar in report["histogram"]]
     page.locator("[data-act=by][data-value=gold]").click()
     expect(page.locator(".gw-mining-top")).to_contain_text("request: harmful", timeout=WAIT)
+    page.wait_for_url("**by=gold*", timeout=WAIT)  # the address follows what is seen
     page.reload()
     expect(page.locator("[data-act=by][data-value=gold]")).to_have_attribute("aria-pressed", "true", timeout=WAIT)
 

@@ -14,6 +14,8 @@ from tests.browser.screenshots import LARGEST, shots, take_all
 from tests.mining_runs import mining_run, sample
 from tests.waltz_runs import waltz_run
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
@@ -38,7 +40,7 @@ def test_the_pictures_of_the_readme_can_be_taken(browser, app, tmp_path):
     shown = set(re.findall(r"assets/screenshots/([\w-]+)\.png", (REPOSITORY / "README.md").read_text()))
     kept = {path.stem for path in (REPOSITORY / "assets" / "screenshots").glob("*.png")}
     assert shown <= kept <= {shot.name for shot in shots(app.workspace)}
-    wanted = shown | {"chat-phone", "training-dark"}
+    wanted = shown | {"chat-phone"}
     taken = take_all(browser, app, tmp_path, wanted)
     assert {path.stem for path in taken} == wanted
     for path in taken:
