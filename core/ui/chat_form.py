@@ -17,6 +17,8 @@ from core.ui import chat_view, html
 Updates = dict[Any, Any]
 OWN = ("temperature", "top_p", "max_new_tokens", "system")
 """What a column may have of its own."""
+USUAL: dict[str, float | int] = {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 256, "seed": 42}
+"""Options until somebody changes them."""
 NO_GUARD = ""
 KEY_PLACE = 7
 """Of the API key among `ChatForm.fields`."""
@@ -39,10 +41,12 @@ class ChatForm:
                 self.guard = gr.Dropdown([("none", NO_GUARD)], label="Guard", allow_custom_value=True, interactive=True, scale=1,
                                          info="Labels each message and answer.")
             with gr.Row(elem_classes="gw-form"):
-                self.temperature = gr.Number(0.7, label="Temperature", minimum=0, maximum=5, step=0.1, interactive=True, min_width=90)
-                self.top_p = gr.Number(0.95, label="Top-p", minimum=0.01, maximum=1, step=0.05, interactive=True, min_width=90)
-                self.tokens = gr.Number(256, label="Tokens at most", minimum=1, precision=0, interactive=True, min_width=90)
-                self.seed = gr.Number(42, label="Seed", minimum=0, precision=0, interactive=True, min_width=90,
+                self.temperature = gr.Number(USUAL["temperature"], label="Temperature", minimum=0, maximum=5, step=0.1, interactive=True,
+                                             min_width=90)
+                self.top_p = gr.Number(USUAL["top_p"], label="Top-p", minimum=0.01, maximum=1, step=0.05, interactive=True, min_width=90)
+                self.tokens = gr.Number(USUAL["max_new_tokens"], label="Tokens at most", minimum=1, precision=0, interactive=True,
+                                        min_width=90)
+                self.seed = gr.Number(USUAL["seed"], label="Seed", minimum=0, precision=0, interactive=True, min_width=90,
                                       info="The same for all columns.")
             with gr.Row(elem_classes="gw-form"):
                 self.system = gr.Textbox(label="System prompt", lines=1, max_lines=6, interactive=True, placeholder="none", scale=3)
@@ -67,24 +71,27 @@ class ChatForm:
         trained = [ref for _, ref in offered if ref != "embedded"]
         return ["embedded", *trained[:1]]
 
-    def opened(self, comparison: Comparison | None, offered: Sequence[Offer], allowed: Sequence[str] | None) -> Updates:
-        """The fields as a comparison has them; lists as they are now. allowed: references of a public demo, which takes no others."""
-        offers = [offer for offer in offered if allowed is None or offer[1] in allowed]
-        if allowed is not None:
-            offers += [(ref, ref) for ref in allowed if ref not in {known for _, known in offers}]
+    def fresh(self, offered: Sequence[Offer]) -> Comparison:
+        """A comparison in which nothing is said yet, as the fields are when the page opens."""
+        try:
+            columns = checked_columns(self.preset(offered))
+        except UserError:
+            columns = [Column(model="embedded")]
+        return Comparison(columns=columns, options=dict(USUAL))
+
+    def opened(self, comparison: Comparison | None, offers: Sequence[Offer], free: bool) -> Updates:
+        """The fields as a comparison has them; lists as they are now. free: other models may be typed, too."""
         guards = [("none", NO_GUARD), *(offer for offer in offers if offer[1].startswith("run:"))]
         hidden = comparison is not None and comparison.names_hidden
         chosen = [column.model for column in comparison.columns] if comparison else self.preset(offers)
-        free = allowed is None
-        takes_key = free or any(_needs_key(self.workspace, ref) for ref in allowed or ())
+        takes_key = free or any(_needs_key(self.workspace, ref) for _, ref in offers)
         updates: Updates = {self.key: gr.Textbox(visible=takes_key),
                             self.models: gr.Dropdown(offers, value=sorted(chosen) if hidden else chosen, allow_custom_value=free),
                             self.guard: gr.Dropdown(guards, value=comparison.guard if comparison else NO_GUARD, allow_custom_value=free)}
         if comparison is not None:
-            options = comparison.options
-            updates.update({self.temperature: options.get("temperature", 0.7), self.top_p: options.get("top_p", 0.95),
-                            self.tokens: options.get("max_new_tokens", 256), self.seed: options.get("seed", 42),
-                            self.system: comparison.system})
+            options = {**USUAL, **comparison.options}
+            updates.update({self.temperature: options["temperature"], self.top_p: options["top_p"],
+                            self.tokens: options["max_new_tokens"], self.seed: options["seed"], self.system: comparison.system})
             for place, column in enumerate(comparison.columns):
                 updates.update({field: str(column.own.get(name, "")) for field, name in zip(self.own[place], OWN, strict=True)})
         return updates
@@ -114,12 +121,12 @@ class ChatForm:
             return html.problem_strip(str(error))
 
 
-def columns_or_embedded(models: Sequence[str]) -> list[Column]:
-    """Columns of these models, as far as they can be named."""
-    try:
-        return checked_columns(list(models)[:MOST_COLUMNS])
-    except UserError:
-        return [Column(model="embedded")]
+def allowed_offers(offered: Sequence[Offer], allowed: Sequence[str] | None) -> list[Offer]:
+    """What may be chosen. allowed: references of a public demo, which takes no others; None = all."""
+    if allowed is None:
+        return list(offered)
+    known = [offer for offer in offered if offer[1] in allowed]
+    return [*known, *((ref, ref) for ref in allowed if ref not in {one for _, one in known})]
 
 
 def key_in(values: Sequence[Any]) -> str:
@@ -138,8 +145,9 @@ def _read(values: Sequence[Any]) -> tuple[list[str], str, dict[str, float | int]
     """(models, guard, shared options, system prompt, own settings by column). UserError names the field."""
     models, guard, temperature, top_p, tokens, seed, system, _, *rest = values
     options: dict[str, float | int] = {
-        "temperature": _number(temperature, "Temperature", 0.7), "top_p": _number(top_p, "Top-p", 0.95),
-        "max_new_tokens": int(_number(tokens, "Tokens at most", 256)), "seed": int(_number(seed, "Seed", 42))}
+        "temperature": _number(temperature, "Temperature", USUAL["temperature"]), "top_p": _number(top_p, "Top-p", USUAL["top_p"]),
+        "max_new_tokens": int(_number(tokens, "Tokens at most", USUAL["max_new_tokens"])),
+        "seed": int(_number(seed, "Seed", USUAL["seed"]))}
     Sampling.of(options)
     own: dict[int, dict[str, Any]] = {}
     for place in range(MOST_COLUMNS):

@@ -115,23 +115,20 @@ class ChatPage:
     def _open(self, request: gr.Request) -> Updates:
         query = query_of(request)
         comparison = self._current(query)
-        offered = offered_models(self.workspace)
-        updates = self.form.opened(comparison, offered, self.workspace.access.models(self.workspace))
+        allowed = self.workspace.access.models(self.workspace)
+        offers = chat_form.allowed_offers(offered_models(self.workspace), allowed)
+        updates = self.form.opened(comparison, offers, free=allowed is None)
         if comparison is None and read_view(query).get("chat"):
             updates[self.notice] = html.problem_strip("There is no comparison with this link here any more; a new one begins.", "info")
             query = write_view(read_view(query), chat="")
-        drawn = self._all(comparison) if comparison is not None else self._empty(self.form.preset(offered))
-        return {**drawn, **updates, self.view: query, self.blind: bool(comparison and comparison.blind), self.prompt: self._placeholder(
-            len(comparison.columns) if comparison else 2), self.below: self._below()}
+        shown = comparison or self.form.fresh(offers)
+        return {**self._all(shown), **updates, self.view: query, self.blind: shown.blind,
+                self.prompt: self._placeholder(len(shown.columns)), self.below: self._below()}
 
     @staticmethod
     def _placeholder(count: int) -> Any:
         whom = {1: "Ask it.", 2: "Ask both.", 3: "Ask all three."}.get(count, "Ask all four.")
         return gr.Textbox(placeholder=f"{whom} Enter sends.")
-
-    def _empty(self, models: list[str]) -> Updates:
-        """No message yet: the columns as they will be."""
-        return self._all(Comparison(columns=chat_form.columns_or_embedded(models)))
 
     def _all(self, comparison: Comparison) -> Updates:
         """Everything that follows from a comparison; what was told about the one before goes."""

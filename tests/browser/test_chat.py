@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from core.compare.keeping import comparisons_of
+from core.compare.records import Answer, Column, Comparison, Exchange
 from core.compare.votes import votes
+from core.guard.schema import Classified
+from core.records import Labels
 from core.runs import Workspace
 from tests.browser.conftest import end_app, opening, start_app
 from tests.browser.driving import LONG, WAIT, fits_the_phone
@@ -248,13 +252,34 @@ def test_what_is_sent_before_the_page_has_heard_that_an_earlier_answer_is_over_i
     expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
 
 
+def test_the_switch_unveils_what_is_blurred_and_veils_it_again(app, open_page):
+    made = Comparison(columns=[Column(model="embedded"), Column(model=ADAPTED)], exchanges=[Exchange(prompt="One?", answers=[
+        Answer(text="A text.", over="end", guard=Classified(labels=Labels(request="harmful"))), Answer(text="Another.", over="end")])])
+    comparisons_of(app.workspace).keep(made)
+    page = open_page(f"/chat?chat={made.id}")
+    asked = page.locator(".gw-asked .txt").first
+    expect(asked).to_have_css("filter", "blur(5px)", timeout=LONG)
+    page.get_by_label("Blur harmful text").uncheck()
+    expect(asked).to_have_css("filter", "none")
+    page.get_by_label("Blur harmful text").check()
+    expect(asked).to_have_css("filter", "blur(5px)")
+
+
 def test_the_phone_shows_one_column_and_the_next_peeks_in(open_page):
     page = open_page("/chat", phone=True, dark=True)
     expect(columns(page).nth(0).locator(".gw-letter")).to_be_visible(timeout=LONG)
     assert fits_the_phone(page)
     width = columns(page).nth(0).bounding_box()["width"]
     assert 280 < width < 380
-    expect(page.locator("#message textarea")).to_be_visible()
+    expect(page.locator("#message textarea")).to_have_attribute("placeholder", "Ask both. Enter sends.")
+    expect(page.locator(".block.gw-chat-summary")).to_contain_text("temperature 0.7, top-p 0.95, 256 tokens, seed 42, no guard")
+    send, stop = page.get_by_role("button", name="Send"), page.get_by_role("button", name="Stop")
+    expect(stop).to_be_hidden()
+    ask(page, "Tell a long story.")
+    expect(stop).to_be_visible(timeout=WAIT)
+    expect(send).to_be_hidden()
+    stop.click()
+    expect(send).to_be_visible(timeout=LONG)
 
 
 def test_a_link_to_nothing_says_so(open_page):
