@@ -440,7 +440,16 @@ def test_a_damaged_row_is_said_and_does_not_take_the_page_along(workspace, damag
     assert "demo" in shown, "the list of sets and the report are there"
     assert len(DataPage(workspace).shown("")) == len(DataPage(workspace).shown("run=none"))
     opened = DataPage(workspace).opened("")
-    assert [part["visible"] for part in opened if isinstance(part, dict) and "visible" in part] == [True, True, False]
+    assert [part["visible"] for part in opened if isinstance(part, dict) and "visible" in part] == [True, True, True, False]
+
+
+def test_a_set_without_labels_has_no_empty_chart_of_them(workspace):
+    run = data_set(workspace)
+    report = {**run.report, "labels": {}, "splits": {name: {**part, "labels": {}} for name, part in run.report["splits"].items()}}
+    (run.dir / "report.json").write_text(json.dumps(report))
+    charts, labels_box, labels, lengths, *_ = DataPage(workspace).opened("")
+    assert (charts["visible"], labels_box["visible"], labels) == (True, False, None)
+    assert lengths is not None
 
 
 def test_an_import_that_finishes_while_the_page_is_made_is_drawn_at_the_next_look(workspace, monkeypatch):

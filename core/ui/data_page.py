@@ -49,7 +49,7 @@ def build(workspace: Workspace) -> None:
                 sets = block(elem_classes="gw-stack")
             about = block(elem_classes="gw-slot gw-stack")
             with gr.Column(elem_classes="gw-right", visible=False) as charts:
-                with gr.Column(elem_classes="gw-card"):
+                with gr.Column(elem_classes="gw-card") as labels_box:
                     block(html.card_header("Labels", "rows of each split"))
                     labels = gr.Plot(show_label=False, container=False)
                 with gr.Column(elem_classes="gw-card"):
@@ -74,7 +74,7 @@ def build(workspace: Workspace) -> None:
     drawn = gr.State("")
     choosing = [search, split, label]
     shown = [sets, about, by_source, rows, seen_head, seen]
-    opened = [charts, labels, lengths, rows_box, model_box, split, label, search, tokenizer, prompt_format, drawn]
+    opened = [charts, labels_box, labels, lengths, rows_box, model_box, split, label, search, tokenizer, prompt_format, drawn]
     everything = [view, *shown, *opened]
     silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
@@ -237,7 +237,7 @@ class DataPage:
         formats = [(item.title, name) for name, item in self.workspace.plugins.prompt_formats.items()]
         models = [(one.title, one.ref) for one in model_view.sources(self.workspace)]
         bars = [data_plots.label_bars(report), data_plots.length_bars(report)] if ready else [None, None]
-        return [boxes, *bars, boxes, model_box,
+        return [boxes, gr.update(visible=bars[0] is not None), *bars, boxes, model_box,
                 gr.update(choices=data_rows.split_choices(report), value=view.get("split", "")),
                 gr.update(choices=data_rows.label_choices(report), value=view.get("label", "")), view.get("q", ""),
                 gr.update(choices=models, value=source.ref if source else None),

@@ -12,9 +12,11 @@ HEIGHT = 230
 
 
 def label_bars(report: dict[str, Any]) -> Any:
-    """Two lying bars for each split and task; label, rows and their share written at the end of each."""
+    """Two lying bars for each split and task; label, rows and their share written at the end of each. None where nothing is labelled."""
     tasks = [task for task in TASKS if report.get("labels", {}).get(task)]
     groups = [(split, task) for split in report.get("splits", {}) for task in tasks]
+    if not groups:
+        return None
     made = plots.figure(max(HEIGHT, 46 * len(groups) + 50), x_title="rows", barmode="group", bargap=0.25 if len(groups) > 2 else 0.45)
     for names, colour in ((NEGATIVE, plots.MARK_1), (POSITIVE, plots.MARK_2)):
         counts, words = [], []
