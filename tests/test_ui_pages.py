@@ -16,6 +16,8 @@ from core.records import GuardExample, Labels, Prediction, write_records
 from core.runs import Run, Workspace, add_event, config_yaml, this_process
 from core.ui import data_rows, evaluation_board, evaluation_cards, evaluation_rows, evaluation_ticks, model_view, runs_detail, runs_files
 from core.ui.address import page_number, read_view, write_view
+from core.ui.build import build
+from core.ui.chat_rows import tiles_of
 from core.ui.data_page import DataPage, keep_upload
 from core.ui.evaluation_page import EvaluationPage
 from core.ui.lineage_svg import Node, layers, lineage_svg, rows_of
@@ -441,6 +443,21 @@ def test_a_damaged_row_is_said_and_does_not_take_the_page_along(workspace, damag
     assert len(DataPage(workspace).shown("")) == len(DataPage(workspace).shown("run=none"))
     opened = DataPage(workspace).opened("")
     assert [part["visible"] for part in opened if isinstance(part, dict) and "visible" in part] == [True, True, True, False]
+
+
+def test_the_browser_keeps_progress_that_nobody_sees_at_one_component_of_a_page(workspace):
+    marked = {}
+    for function in build(workspace).fns.values():
+        if function.show_progress == "hidden" and function.outputs:
+            marked.setdefault(function.page, set()).update(target._id for target in function.show_progress_on)
+    assert {"", "training", "chat", "runs"} <= set(marked)
+    assert all(len(targets) == 1 for targets in marked.values())
+
+
+def test_what_a_set_of_talk_leaves_out_is_counted_by_reason():
+    not_taken = {"the reply is unsafe": 4, "the reply is an over-refusal": 1}
+    left = tiles_of({"rows": 7, "bad_rows": 3, "conflicting_labels": 2, "not_taken": not_taken})[-1]
+    assert left == ("Left out", "10", "3 refused, 0 duplicates, 2 contradicted, 5 not wanted")
 
 
 def test_a_set_without_labels_has_no_empty_chart_of_them(workspace):

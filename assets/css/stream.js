@@ -37,7 +37,7 @@
       for (let answer = first; answer;) {
         let goesOn = false;
         for await (const text of messages(answer.body)) {
-          const {msg, event_id: event} = JSON.parse(text.replace(/^data: /, ''));
+          const {msg, event_id: event} = text.startsWith('data: {') ? JSON.parse(text.slice(6)) : {}; // else a comment of a proxy
           if (msg === 'process_completed' && !unanswered.delete(event)) early.add(event);
           goesOn = msg === 'close_stream' && (asking > 0 || unanswered.size > 0);
           if (!goesOn) out.enqueue(encoder.encode(text + '\n\n'));
