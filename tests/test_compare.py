@@ -265,13 +265,14 @@ def test_answers_and_guard_verdicts_are_taken_as_they_come(workspace, monkeypatc
     monkeypatch.setattr(asking, "serving_of", lambda _: serving)
     made = Comparison(columns=checked_columns(["embedded", "run:a"]), guard="run:g")
     number = made.open("Hello?")
-    seen = [set(changed) for changed in asking.ask(workspace, made, number, "me")]
+    seen = [(set(changed), [answer.over for answer in made.exchanges[0].answers]) for changed in asking.ask(workspace, made, number, "me")]
     one, other = made.exchanges[0].answers
     assert (one.text, one.over, one.tokens, one.speed) == ("Good day.", "end", 4, 8.0)
     assert one.guard.labels.completion == "compliance"
     assert (other.over, other.problem, other.guard) == ("error", "It failed.", None)
-    assert {0} in seen
-    assert {1} in seen
+    assert ({0}, ["", ""]) in seen
+    assert ({0, 1}, ["end", "error"]) in seen, "the first answer, too: it can be voted on and asked again from now on"
+    assert ({0}, ["end", "error"]) in seen, "the guard's word"
     assert [question.model for question in serving.asked[1]] == ["run:g"], "the guard reads whole answers only"
     assert {question.who for asked in serving.asked for question in asked} == {"me"}
 

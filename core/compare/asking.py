@@ -16,12 +16,13 @@ from core.runs import Workspace
 from core.serving import LAST, Question, serving_of
 
 Changed = set[int]
-"""Places of columns that have something new."""
+"""Places of columns that look different now."""
 
 
 def ask(workspace: Workspace, comparison: Comparison, number: int, who: str, places: Sequence[int] | None = None, again: int = 0,
         live: dict[int, list[dict[str, Any]]] | None = None, key: str = "") -> Generator[Changed, None, None]:
-    """Fill the answers of exchange `number`; yields which columns changed, as often as something was said.
+    """Fill the answers of exchange `number`; yields which columns changed, as often as something was said: all of them when an answer is
+    over, since what can be done with one depends on whether others are still being written.
 
     places: which columns (default all). again: see Comparison.options_of. live: {place: the newest event of each turn, or what is waited
     for}, for whoever draws an answer that is not whole. key: a visitor's own, for models that need one; it is handed on and kept nowhere.
@@ -63,7 +64,7 @@ def _written(workspace: Workspace, comparison: Comparison, number: int, made: Ma
             place = allowed[index]
             meters[place].hear(event)
             _take(made[place], heard[place], event, time.monotonic() - began)
-            yield {place}
+            yield set(made) if made[place].over else {place}
 
 
 def _take(answer: Answer, heard: list[dict[str, Any]], event: dict[str, Any], seconds: float) -> None:

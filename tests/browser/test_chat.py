@@ -161,7 +161,7 @@ def test_edit_again_stop_and_an_empty_message(open_page):
     expect(page.locator(".gw-problem")).to_contain_text("Write a message first.", timeout=WAIT)
     ask(page, "One?")
     expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
-    page.locator("[data-act=again]").first.click()
+    columns(page).nth(0).locator("[data-act=again]").click()
     expect(columns(page).nth(0)).to_contain_text("seed 43", timeout=LONG)
     expect(columns(page).nth(1)).to_contain_text("seed 42")
     page.locator("[data-act=edit]").first.click()
