@@ -79,9 +79,36 @@ def test_a_label_that_could_not_be_read_is_no_verdict():
 
 def test_names_are_hidden_in_blind_mode_until_the_vote():
     made = said("x", "y", blind=True)
-    assert "run:a" not in str(column_head(made, 1)) + str(latest(made, 1, True)) + str(vote_bar(made, 3))
+    assert "run:a" not in str(column_head(made, 1)) + str(latest(made, 1)) + str(vote_bar(made, 3))
     made.vote(0, "A")
     assert "run:a" in str(column_head(made, 1))
+
+
+@pytest.mark.parametrize("event", [{"who": "status", "text": "loading run:a"}, {"who": "feedback", "turn": 1, "text": "run:a says more"}])
+def test_what_is_waited_for_tells_no_name(event):
+    made = said("x", "", over="", blind=True)
+    assert "run:a" not in str(latest(made, 1, [event]))
+    made.blind = False
+    assert "run:a" in str(latest(made, 1, [event]))
+
+
+def test_before_the_vote_nothing_about_an_answer_tells_which_model_it_is():
+    rounds = [Round(reply=Said(text="First."), feedback=Feedback(text="{}", unsafe=True, feedback="Say less.")),
+              Round(reply=Said(text="y"))]
+    made = said("x", "y", "z", blind=True)
+    one, two, three = made.exchanges[0].answers
+    one.over, one.problem = "error", "run:a has no adapter."
+    two.episode = Episode(row=0, prompt="p", rounds=rounds)
+    three.usd, three.tokens, three.writing, three.problem = 0.0125, 40, 2.0, "the service's content filter ended it"
+    clues = ("run:a", "Revised", "Say less", "USD", "tok/s", "service")
+
+    def shown():
+        return "".join(str(column_head(made, place)) + str(latest(made, place)) for place in range(3))
+
+    made.columns += checked_columns(["hf:x/y"])
+    assert not [clue for clue in clues if clue in shown()]
+    made.vote(0, "B")
+    assert not [clue for clue in clues if clue not in shown()]
 
 
 def test_nobody_votes_before_every_answer_is_whole():

@@ -73,6 +73,17 @@ def test_names_are_hidden_until_the_vote_and_the_vote_says_whether_they_were():
     assert not made.exchanges[1].blind
 
 
+def test_names_that_were_seen_stay_in_sight_when_the_vote_goes():
+    made = comparison(blind=True)
+    made.vote(0, "A")
+    made.exchanges[0].vote = ""  # another answer is asked for
+    assert not made.names_hidden
+    made.vote(0, "B")
+    assert not made.exchanges[0].blind
+    made.open("Hello again?", at=0)
+    assert not made.names_hidden
+
+
 @pytest.mark.parametrize("change, choice, why", [
     ({}, "C", "is no vote"), ({"over": ""}, "A", "Wait until"), ({"text": "", "over": "error"}, "A", "gave no answer")])
 def test_votes_that_cannot_be(change, choice, why):
@@ -112,6 +123,18 @@ def test_votes_are_counted_by_pair_and_only_blind_ones(workspace):
     assert duel.rate.low < 1 / 3 < duel.rate.high
     assert found["run:b", "run:c"].one_wins == 1
     assert "Hello" not in (workspace.runs_dir / "votes.jsonl").read_text(), "votes hold no texts"
+
+
+def test_a_vote_on_another_answer_does_not_replace_the_blind_one(workspace):
+    made = comparison(models=["embedded", "run:b"], blind=True)
+    made.vote(0, "A")
+    keep_vote(workspace, made, 0)
+    made.exchanges[0].answers[1] = Answer(text="Another.", over="end", seed=43)
+    made.exchanges[0].vote = ""
+    made.vote(0, "B")
+    keep_vote(workspace, made, 0)
+    (duel,) = duels(votes(workspace))
+    assert (duel.one_wins, duel.other_wins, duel.seen) == (1, 0, 1)
 
 
 # ---- keeping ----

@@ -94,6 +94,8 @@ class Comparison(_Part):
     """Reference of the guard that labels every answer; "" = none does."""
     blind: bool = False
     """Names are hidden until the first vote."""
+    revealed: bool = False
+    """Have the names been seen? They stay in sight when the vote is taken back with its answer."""
     exchanges: list[Exchange] = []
     _left: set[str] = PrivateAttr(default_factory=set)
 
@@ -108,7 +110,7 @@ class Comparison(_Part):
     @property
     def names_hidden(self) -> bool:
         """Are they still?"""
-        return self.blind and not any(one.vote for one in self.exchanges)
+        return self.blind and not self.revealed and not any(one.vote for one in self.exchanges)
 
     def letter(self, place: int) -> str:
         """A, B, C or D."""
@@ -149,7 +151,7 @@ class Comparison(_Part):
         if choice in letters and not exchange.answers[letters.index(choice)].whole:
             raise UserError(f"{choice} gave no answer, so it cannot be the best one.")
         exchange.blind = exchange.blind if exchange.vote else self.names_hidden
-        exchange.vote = choice
+        exchange.vote, self.revealed = choice, True
 
 
 def checked_columns(models: list[str], own: Mapping[int, Mapping[str, Any]] | None = None) -> list[Column]:

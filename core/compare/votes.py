@@ -45,7 +45,7 @@ class Duel(BaseModel):
 
 
 def keep_vote(workspace: Workspace, comparison: Comparison, number: int) -> None:
-    """Write the vote of an exchange down. A later one on the same exchange takes its place."""
+    """Write the vote of an exchange down. A later one on the same answers takes its place."""
     exchange = comparison.exchanges[number]
     append_json_line(_path(workspace), {
         "t": round(time.time(), 3), "comparison": comparison.id, "exchange": number, "vote": exchange.vote, "blind": exchange.blind,
@@ -55,11 +55,11 @@ def keep_vote(workspace: Workspace, comparison: Comparison, number: int) -> None
 
 
 def votes(workspace: Workspace) -> list[dict[str, Any]]:
-    """The last vote on each exchange, oldest first."""
+    """The last vote on each exchange's answers, oldest first. Asked anew or edited, the answers are others."""
     path = _path(workspace)
-    newest: dict[tuple[str, int], dict[str, Any]] = {}
+    newest: dict[tuple[str, ...], dict[str, Any]] = {}
     for vote in (read_jsonl(path) if path.is_file() else ()):
-        key = (str(vote.get("comparison")), int(vote.get("exchange", -1)))
+        key = tuple(str(vote.get(name)) for name in ("comparison", "exchange", "prompt_sha256", "seeds"))
         newest.pop(key, None)
         newest[key] = vote
     return list(newest.values())

@@ -276,7 +276,7 @@ class ChatPage:
             yield {self.notice: ""}
             return
         self._leave(comparison, request)
-        fresh = comparison.model_copy(deep=True, update={"exchanges": []})
+        fresh = comparison.model_copy(deep=True, update={"exchanges": [], "revealed": False})
         yield {**self._all(fresh), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""), **self._edits(-1)}
 
     def _acted(self, comparison: Comparison, word: str, value: str, key: str, prompt: str, request: gr.Request) -> Iterator[Updates]:

@@ -23,15 +23,19 @@ from core.words import plural
 
 LABELLED = ("request", "completion", "response")
 STARTING = "starting the model worker"
+LOADING = "loading the model"
+HIDDEN_PROBLEM = "It gave no answer. Why not is shown with the names, after a vote."
 _THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 
 
 def column_head(comparison: Comparison, place: int) -> Markup:
-    """Letter, name unless it is hidden, speed and seed of the last answer."""
+    """Letter, name, speed and seed of the last answer; while names are hidden, nothing that tells which model it is."""
     name = "name hidden until you vote" if comparison.names_hidden else comparison.columns[place].model
     last = comparison.exchanges[-1].answers[place] if comparison.exchanges else None
     facts = []
-    if last is not None:
+    if last is not None and comparison.names_hidden:
+        facts = [f"seed {last.seed}"]
+    elif last is not None:
         facts = [f"{last.speed:.0f} tok/s" if last.speed else "", f"{last.usd:.4f} USD" if last.usd else "", f"seed {last.seed}"]
     own = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in comparison.columns[place].own.items() if key != "system")
     left = html.join([html.element("b", comparison.letter(place), "gw-letter"), html.span(name, "gw-sub gw-model"),
@@ -59,8 +63,9 @@ def exchange_box(comparison: Comparison, number: int, place: int, live: Sequence
     edit = html.small_link("Edit", "edit", str(number)) if place == 0 and not _writing(exchange) else None
     asked = veil_block(html.div(exchange.prompt, "gw-written"), veiled)
     prompt = html.div(asked + _request_line(answer) + (html.div(edit, "gw-acts") if edit else Markup()), "gw-asked")
-    body = _two_agents(answer.episode, veiled) if answer.episode is not None else Markup()
-    parts = [prompt, body, _reply(answer, live), _guard_line(comparison, answer), _acts(exchange, number, place)]
+    hidden = comparison.names_hidden
+    body = _two_agents(answer.episode, veiled) if answer.episode is not None and not hidden else Markup()
+    parts = [prompt, body, _reply(answer, live, hidden), _guard_line(comparison, answer), _acts(exchange, number, place)]
     return html.element("article", html.join(parts), "gw-turn", aria_label=f"{comparison.letter(place)}, message {number + 1}")
 
 
@@ -70,18 +75,19 @@ def thinking(text: str) -> tuple[str, str]:
     return (found[1].strip(), text[found.end():].strip()) if found else ("", text.strip())
 
 
-def _reply(answer: Answer, live: Sequence[dict[str, Any]]) -> Markup:
+def _reply(answer: Answer, live: Sequence[dict[str, Any]], hidden: bool) -> Markup:
+    """hidden: say nothing that tells which model it is, such as what is being loaded or whether two agents speak."""
     parts: list[str] = []
     veiled = answer.guard is not None and answer.guard.labels.response == "harmful"
     if not answer.over and not answer.text and not live:
         parts.append(html.progress_bar(None, STARTING))
     for event in live if not answer.over else ():
-        if event["who"] == "feedback":
+        if event["who"] == "feedback" and not hidden:
             parts.append(html.div(html.element("b", "Feedback agent writes ") + html.span(str(event["text"])), "gw-help gw-live-note"))
         elif event["who"] == "queue":
             parts.append(html.progress_bar(None, f"{plural(event['position'], 'question')} before this one"))
         elif event["who"] == "status":
-            parts.append(html.progress_bar(None, str(event["text"])))
+            parts.append(html.progress_bar(None, LOADING if hidden else str(event["text"])))
     thought, text = thinking(answer.text)
     if thought:
         parts.append(fold("Its reasoning" if text or answer.over else "It reasons …", veil_block(html.div(thought, "gw-written"), veiled)))
@@ -90,8 +96,8 @@ def _reply(answer: Answer, live: Sequence[dict[str, Any]]) -> Markup:
     elif answer.over == "end":
         parts.append(html.div("It wrote nothing." if not thought else "It reasoned, and then wrote nothing.", "gw-help"))
     if answer.over == "error":
-        parts.append(html.problem_strip(answer.problem))
-    elif answer.problem:
+        parts.append(html.problem_strip(HIDDEN_PROBLEM if hidden else answer.problem))
+    elif answer.problem and not hidden:
         parts.append(html.div(f"Note: {answer.problem}.", "gw-help"))
     if answer.over == "stopped":
         parts.append(html.div("Stopped.", "gw-help"))
