@@ -35,6 +35,7 @@ OBEY = """(word, now, kept) => {
     if (kind === 'edit' && now === was) {
         [next, put] = [text, text];
         draft = now.trim() && now !== state.put ? join(state.draft, now) : state.draft;
+        document.querySelector('#message textarea').focus();
     } else if (kind === 'edit') {
         draft = state.draft;
     } else {

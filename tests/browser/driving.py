@@ -12,6 +12,13 @@ WAIT = 30_000
 LONG = 120_000
 """Milliseconds for what waits on a process that imports torch."""
 
+SEEN = """() => {
+    const focus = document.activeElement;
+    const styles = [focus, focus.closest('label'), focus.closest('.wrap')].filter(Boolean).map((part) => getComputedStyle(part));
+    return styles.some((style) => style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2);
+}"""
+"""Has the element with the focus, or the box around it, an outline?"""
+
 
 def field(page: Page, label: str, within: str = ".gw-method") -> Locator:
     """The box of a setting in the form that is seen; a label's own text also holds the help."""
@@ -85,3 +92,15 @@ def expect_tile(page: Page, name: str, value: str) -> None:
 def fits_the_phone(page: Page) -> bool:
     """No sideways scroll."""
     return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def tab_to(page: Page, target: Locator, limit: int = 60) -> None:
+    """Press Tab until `target` has the focus; each stop on the way must be seen."""
+    for _ in range(limit):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement === document.body"):
+            continue  # the end of the page
+        assert page.evaluate(SEEN), "no outline: " + page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+        if target.evaluate("element => element === document.activeElement"):
+            return
+    raise AssertionError(f"{limit} times Tab did not reach it")

@@ -14,7 +14,7 @@ from core.guard.schema import Classified
 from core.records import Labels
 from core.runs import Workspace
 from tests.browser.conftest import end_app, opening, start_app
-from tests.browser.driving import LONG, WAIT, fits_the_phone
+from tests.browser.driving import LONG, WAIT, fits_the_phone, tab_to
 
 ADAPTED = "run:rsft-0001"
 
@@ -179,6 +179,45 @@ def test_edit_again_stop_and_an_empty_message(open_page):
     ask(page, "Tell a long story.")
     expect(page.locator(".gw-answer .gw-md").nth(2)).to_be_visible(timeout=LONG)
     page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".gw-answer[data-over=stopped]")).to_have_count(2, timeout=LONG)
+
+
+def test_keys_alone_are_enough(open_page):
+    page = open_page("/chat")
+    expect(page.locator(".gw-letter").first).to_be_visible(timeout=LONG)  # the page has its lists
+    box = page.locator("#message textarea")
+    tab_to(page, box)
+    tab_to(page, page.locator(".gw-chat-settings > button").first)
+    page.keyboard.press("Enter")
+    for label, value in (("Temperature", "1"), ("Tokens at most", "6")):
+        tab_to(page, page.get_by_label(label, exact=True).first)
+        page.keyboard.press("Control+A")
+        page.keyboard.type(value)
+    tab_to(page, box)
+    page.keyboard.type("One?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
+    tab_to(page, columns(page).nth(0).locator("[data-act=again]"))
+    page.keyboard.press("Enter")
+    expect(columns(page).nth(0)).to_contain_text("seed 43", timeout=LONG)
+    expect(page.locator("[data-act=vote]")).to_have_count(4, timeout=LONG)
+    tab_to(page, page.locator("[data-act=vote]").nth(1))
+    page.keyboard.press("Space")
+    expect(page.locator("[data-act=vote][aria-pressed=true]")).to_have_text("B", timeout=WAIT)
+    tab_to(page, page.locator("[data-act=edit]").first)
+    page.keyboard.press("Enter")
+    expect(box).to_have_value("One?", timeout=WAIT)
+    expect(box).to_be_focused()
+    tab_to(page, page.get_by_label("Tokens at most", exact=True).first)
+    page.keyboard.press("Control+A")
+    page.keyboard.type("2000")
+    tab_to(page, box)
+    page.keyboard.press("End")
+    page.keyboard.type(" Two?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".gw-asked").first).to_contain_text("One? Two?", timeout=WAIT)
+    tab_to(page, page.get_by_role("button", name="Stop"))
+    page.keyboard.press("Enter")
     expect(page.locator(".gw-answer[data-over=stopped]")).to_have_count(2, timeout=LONG)
 
 

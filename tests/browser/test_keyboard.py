@@ -4,28 +4,10 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import opening
-from tests.browser.driving import LONG, WAIT, field, shown_run
+from tests.browser.driving import LONG, SEEN, WAIT, field, shown_run, tab_to
 from tests.helpers import finish
 
 pytestmark = pytest.mark.browser
-SEEN = """() => {
-    const focus = document.activeElement;
-    const styles = [focus, focus.closest('label'), focus.closest('.wrap')].filter(Boolean).map((part) => getComputedStyle(part));
-    return styles.some((style) => style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2);
-}"""
-"""Has the element with the focus, or the box around it, an outline?"""
-
-
-def tab_to(page, target, limit=60):
-    """Press Tab until `target` has the focus; each stop on the way must be seen."""
-    for _ in range(limit):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement === document.body"):
-            continue  # the end of the page
-        assert page.evaluate(SEEN), "no outline: " + page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
-        if target.evaluate("element => element === document.activeElement"):
-            return
-    raise AssertionError(f"{limit} times Tab did not reach it")
 
 
 @pytest.fixture(scope="module")
