@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import keep
@@ -22,7 +23,8 @@ LANE_SLOTS = {"compute": 1, "api": 4, "instant": 4}
 STOP_GRACE = float(os.environ.get("GUARDWALTZ_STOP_GRACE", "120"))
 """Seconds a run may take to write its checkpoint after Stop, before its processes are killed."""
 
-_spawned: list[subprocess.Popen[bytes]] = []
+_spawned: list[tuple[subprocess.Popen[bytes], Path, float]] = []
+"""Workers that this process started: each with its run's folder, and when."""
 
 
 def submit(workspace: Workspace, method_name: str, values: dict[str, Any], *, name: str = "") -> Run:
@@ -49,7 +51,7 @@ def create(workspace: Workspace, method: type[Method], values: dict[str, Any], *
 
 def pump(workspace: Workspace) -> None:
     """Start what may start. Called by the app each second, by the command line, and by each worker as it ends."""
-    _spawned[:] = [process for process in _spawned if process.poll() is None]  # reap, so that ended workers are no zombies
+    _reap()
     with workspace.store.locked() as db:
         for lane, slots in LANE_SLOTS.items():
             rows = db.execute("SELECT run_id, started FROM queue WHERE lane = ? ORDER BY position", (lane,)).fetchall()
@@ -70,6 +72,20 @@ def pump(workspace: Workspace) -> None:
                     alive += 1
 
 
+def _reap() -> None:
+    """Ended workers shall be no zombies; and a run whose worker ended before its first word has failed."""
+    for entry in list(_spawned):
+        process, folder, launched = entry
+        if (code := process.poll()) is None:
+            continue
+        with contextlib.suppress(ValueError):  # another thread took it off
+            _spawned.remove(entry)
+        status = read_json(folder / "status.json", {})
+        if status.get("state") == "running" and status.get("process") is None and status.get("launched") == launched:
+            update_status(folder, state="failed", ended=time.time(),
+                          message=f"The worker ended with code {code} before it began; the log has its last words.")
+
+
 def _is_over(workspace: Workspace, run_id: str) -> bool:
     folder = workspace.runs_dir / run_id
     return derive_state(read_json(folder / "status.json", {}), folder) in FINISHED
@@ -77,8 +93,9 @@ def _is_over(workspace: Workspace, run_id: str) -> bool:
 
 def _launch(workspace: Workspace, run: Run) -> None:
     """Start the worker in a session of its own: closing the app, the terminal or the browser does not touch it."""
-    update_status(run.dir, state="running", launched=time.time(), process=None)
-    _spawned.append(_popen(workspace, run, start_new_session=True))
+    launched = time.time()
+    update_status(run.dir, state="running", launched=launched, process=None)
+    _spawned.append((_popen(workspace, run, start_new_session=True), run.dir, launched))
 
 
 def _popen(workspace: Workspace, run: Run, *, start_new_session: bool) -> subprocess.Popen[bytes]:

@@ -37,7 +37,7 @@ State = Literal["queued", "running", "succeeded", "failed", "stopped", "lost"]
 FINISHED: frozenset[str] = frozenset({"succeeded", "failed", "stopped", "lost"})
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-LAUNCH_GRACE = 30.0
+LAUNCH_GRACE = 120.0
 """Seconds between the start of a worker process and its first word, before the run counts as lost."""
 HEARTBEAT_LIMIT = 90.0
 """Seconds without a heartbeat after which a run of another host counts as lost."""

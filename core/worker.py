@@ -44,11 +44,10 @@ def main(run_id: str) -> int:
         threading.Thread(target=_heartbeat, args=(run,), daemon=True).start()
     outcome = _execute(workspace, run)
     if rank == 0:
-        update_status(run.dir, ended=time.time(), **outcome)
         add_event(run.dir, "state", **outcome)
+        update_status(run.dir, ended=time.time(), **outcome)  # the last word: from here on the run may be resumed or deleted
         if not run.status.get("parent"):
-            workspace.store.dequeue(run.id)
-            pump(workspace)
+            pump(workspace)  # which takes this run's row out, unless it was queued anew meanwhile
         keep.start(workspace)
     code = {"succeeded": 0, "stopped": 3}.get(outcome["state"], 2 if outcome.get("bad_input") else 1)
     if rank and code:  # torchrun ends every rank when one reports a failure: let rank 0 say first how the run ended

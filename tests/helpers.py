@@ -16,7 +16,7 @@ from core.runs import FINISHED, Run, Workspace
 FAKE_PLUGINS = Path(__file__).parent / "fake_plugins"
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 240.0) -> None:
     """Poll until `condition` holds; a slow machine gets the time it needs."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -24,7 +24,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) 
         time.sleep(0.05)
 
 
-def finish(workspace: Workspace, run: Run, seconds: float = 60.0) -> str:
+def finish(workspace: Workspace, run: Run, seconds: float = 240.0) -> str:
     """Wait until the run is over; returns its state."""
     from core.jobs import pump
 

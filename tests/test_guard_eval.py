@@ -299,7 +299,7 @@ def test_kill_minus_nine_and_resume_with_a_real_model(workspace, tmp_path):
     run = submit(workspace, "guard-eval", {"model": str(tmp_path / "tiny"), "data": str(path), "prompt_format": "seed-binary",
                                            "max_new_tokens": 48, "device": "cpu", "dtype": "float32"})
     answers = run.dir / "predictions.jsonl"
-    wait_for(lambda: answers.exists() and answers.read_bytes().count(b"\n") > 10, "the first answers", 120)
+    wait_for(lambda: answers.exists() and answers.read_bytes().count(b"\n") > 10, "the first answers")
     os.kill(run.status["process"]["pid"], signal.SIGKILL)
     wait_for(lambda: run.state == "lost", "the loss to show")
     kept = answers.read_bytes().count(b"\n")

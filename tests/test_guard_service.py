@@ -494,8 +494,8 @@ def test_a_client_that_goes_away_is_dropped(served, monkeypatch):
     first.start()
     wait_for(lambda: seen, "the first to be in work")
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{client.base_url}/classify", json={"prompt": "second"}, timeout=1)
-    wait_for(lambda: all(ticket.dropped for ticket in batcher._line), "the second to be dropped")
+        httpx.post(f"{client.base_url}/classify", json={"prompt": "second"}, timeout=3)
+    wait_for(lambda: batcher._line and all(ticket.dropped for ticket in batcher._line), "the second to be dropped")
     go.set()
     first.join(30)
     third = client.post("/classify", json={"prompt": "third"})
@@ -599,7 +599,7 @@ def test_the_command_serves_and_ends_after_the_requests_in_work(tiny_model, work
         answers = []
         asking = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/classify", json=LETTER.model_dump(), timeout=120)))
         asking.start()
-        wait_for(lambda: httpx.get(f"{url}/health").json()["batches"] == 1, "the request to be in work")
+        wait_for(lambda: httpx.get(f"{url}/health", timeout=60).json()["batches"] == 1, "the request to be in work")
         process.send_signal(signal.SIGTERM)
         asking.join(120)
         assert answers[0].status_code == 200

@@ -471,7 +471,7 @@ def test_kill_minus_nine_while_choosing_with_a_real_model(workspace, rows, tiny_
                 "max_new_tokens": 64, "device": "cpu", "dtype": "float32"}
     run = submit(workspace, "guard-eval", settings)
     samples = run.dir / FILE
-    wait_for(lambda: samples.exists() and samples.read_bytes().count(b"\n") > 3, "the first rows", 120)
+    wait_for(lambda: samples.exists() and samples.read_bytes().count(b"\n") > 3, "the first rows")
     os.kill(run.status["process"]["pid"], signal.SIGKILL)
     wait_for(lambda: run.state == "lost", "the loss to show")
     kept = samples.read_bytes().count(b"\n")

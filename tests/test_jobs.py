@@ -13,7 +13,7 @@ from core.active import ActiveRun
 from core.files import read_json
 from core.jobs import continue_run, create, delete, pump, resume, stop, submit
 from core.methods import UserError
-from core.runs import REPOSITORY, Workspace, derive_state, update_status
+from core.runs import REPOSITORY, Workspace, derive_state, process_alive, update_status
 from core.store import reindex
 from tests.helpers import FAKE_PLUGINS, finish, wait_for
 
@@ -84,7 +84,7 @@ def test_kill_9_of_the_worker_shows_lost_and_resumes(workspace):
     run = submit(workspace, "count", {"to": 60, "pause": 0.05})
     wait_for(lambda: len(run.checkpoints()) > 2, "a few checkpoints")
     os.kill(pid_of(run), signal.SIGKILL)
-    wait_for(lambda: run.state == "lost", "the loss to show", seconds=5)
+    wait_for(lambda: run.state == "lost", "the loss to show")
     resume(workspace, run)
     assert finish(workspace, run) == "succeeded"
     assert {event["step"] for event in run.events("metrics")} == set(range(1, 61))
@@ -143,14 +143,21 @@ def test_failures_say_what_happened_in_one_sentence(workspace):
         assert words in run.status["message"]
 
 
+def test_a_worker_that_ends_before_its_first_word_has_failed(workspace, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    run = submit(workspace, "count", {"to": 1})
+    assert finish(workspace, run) == "failed"
+    assert "ended with code 1 before it began" in run.status["message"]
+
+
 def test_children_run_in_the_parents_slot_and_are_taken_up_again(workspace):
-    run = submit(workspace, "family", {"children": 2, "to": 20, "pause": 0.05})
-    wait_for(lambda: run.children() and len(run.children()[0].checkpoints()) > 2, "the first child")
+    run = submit(workspace, "family", {"children": 2, "to": 40, "pause": 0.05})
     other = submit(workspace, "count", {"to": 1})
     assert other.state == "queued", "the parent holds the lane"
+    wait_for(lambda: run.children() and len(run.children()[0].checkpoints()) > 2, "the first child")
     child_pid = pid_of(run.children()[0])
     os.kill(pid_of(run), signal.SIGKILL)
-    wait_for(lambda: run.state == "lost", "the loss to show", seconds=5)
+    wait_for(lambda: run.state == "lost", "the loss to show")
     wait_for(lambda: run.children()[0].state == "lost", f"child {child_pid} to die with its parent")
     assert finish(workspace, other) == "succeeded"
     resume(workspace, run)
@@ -183,6 +190,7 @@ def test_wrong_words_are_refused(workspace):
 def test_delete_and_reindex(workspace):
     run = submit(workspace, "count", {"to": 0})
     finish(workspace, run)
+    wait_for(lambda: pump(workspace) or not process_alive(run.status["process"]), "its process to be gone")
     waiting = create(workspace, workspace.plugins.method("count"), {"to": 1})
     (workspace.runs_dir / "guardwaltz.sqlite").unlink()
     fresh = Workspace(workspace.runs_dir)

@@ -120,14 +120,14 @@ def test_a_large_file_is_read_beside_the_page_and_only_once(workspace, monkeypat
     read = []
     monkeypatch.setattr(mining_index, "build_index", lambda *given: read.append(given) or build_index(*given))
     assert isinstance(index_of(run.dir / "outputs.jsonl", at_once=0), Reading)
-    wait_for(lambda: isinstance(index_of(run.dir / "outputs.jsonl", at_once=0), Index), "the index", 10)
+    wait_for(lambda: isinstance(index_of(run.dir / "outputs.jsonl", at_once=0), Index), "the index")
     index = index_of(run.dir / "outputs.jsonl", at_once=0)
     assert len(read) == 1
     columns = ("row", "offset", "length", "head", "source", *mining_index.Facts._fields)
     assert sum(getattr(index, name).nbytes for name in columns) <= 96 * len(index), "no texts in memory"
     with (run.dir / "outputs.jsonl").open("a") as file:
         file.write(sample(50, 2).model_dump_json() + "\n")
-    wait_for(lambda: isinstance(index_of(run.dir / "outputs.jsonl", at_once=0), Index), "the longer index", 10)
+    wait_for(lambda: isinstance(index_of(run.dir / "outputs.jsonl", at_once=0), Index), "the longer index")
     assert len(index_of(run.dir / "outputs.jsonl", at_once=0)) == len(index) + 1
 
 

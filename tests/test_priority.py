@@ -46,7 +46,7 @@ def test_a_training_gives_way_and_so_do_its_children(workspace, method):
 
 
 def test_a_short_run_and_the_model_worker_of_the_chat_do_not(workspace):
-    run = submit(workspace, "short-count", {"to": 600, "pause": 0.05})
+    run = submit(workspace, "short-count", {"to": 6000, "pause": 0.05})
     serving = Serving(workspace)
     try:
         wait_for(lambda: run.status.get("process"), "the worker's first word")

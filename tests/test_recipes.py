@@ -149,7 +149,7 @@ def test_a_killed_study_goes_on_with_the_step_it_was_in(workspace, recipe):
     run = submit(workspace, "recipe", recipe)
     wait_for(lambda: run.children() and len(run.children()[0].checkpoints()) > 2, "the first step")
     os.kill(run.status["process"]["pid"], signal.SIGKILL)
-    wait_for(lambda: run.state == "lost", "the loss to show", seconds=5)
+    wait_for(lambda: run.state == "lost", "the loss to show")
     assert find_unfinished(workspace, recipe).id == run.id
     resume(workspace, run)
     assert finish(workspace, run) == "succeeded"

@@ -104,7 +104,7 @@ def test_kill_9_and_resume_repeats_the_uninterrupted_run(workspace, data, tiny_m
     run = submit(workspace, "rsft", settings)
     wait_for(lambda: len(run.checkpoints()) > 1, "two checkpoints")
     os.kill(run.status["process"]["pid"], signal.SIGKILL)
-    wait_for(lambda: run.state == "lost", "the loss to show", seconds=10)
+    wait_for(lambda: run.state == "lost", "the loss to show")
     left = len(losses(run))
     assert left < len(wanted), "killed before it was done"
     resume(workspace, run)

@@ -259,7 +259,7 @@ def test_a_worker_that_dies_in_the_middle_is_said_and_replaced(serving, tiny_mod
 def test_an_idle_worker_ends_and_the_next_question_starts_another(serving, monkeypatch):
     monkeypatch.setenv("GUARDWALTZ_SERVING_IDLE_MINUTES", "0.005")
     list(serving.ask(Question("run:nope", HELLO)))
-    wait_for(lambda: serving.pid is None, "the idle worker to end", 30)
+    wait_for(lambda: serving.pid is None, "the idle worker to end")
     assert list(serving.ask(Question("run:nope", HELLO)))[-1]["who"] == "error"
 
 
@@ -280,7 +280,7 @@ def test_a_killed_app_takes_the_worker_along(workspace_dir):
     app.kill()
     app.wait()
     app.stdout.close()
-    wait_for(lambda: not _runs(pid), "the worker to end", 30)
+    wait_for(lambda: not _runs(pid), "the worker to end")
 
 
 def _runs(pid):

@@ -409,9 +409,9 @@ def test_kill_9_and_resume_repeats_the_uninterrupted_run(workspace, data, tiny_m
     settings = {**FEW, "data": data, "model": str(tiny_model), "stage1_iterations": 4, "stage2_iterations": 8, "save_every": 2}
     wanted = losses(execute(workspace, "waltzrl", settings))
     run = submit(workspace, "waltzrl", settings)
-    wait_for(lambda: len(list(read_iterations(run.dir))) > 6, "seven iterations", 120)
+    wait_for(lambda: len(list(read_iterations(run.dir))) > 6, "seven iterations")
     os.kill(run.status["process"]["pid"], signal.SIGKILL)
-    wait_for(lambda: run.state == "lost", "the loss to show", seconds=10)
+    wait_for(lambda: run.state == "lost", "the loss to show")
     assert len(losses(run)) < len(wanted), "killed before it was done"
     resume(workspace, run)
     assert finish(workspace, run, 120) == "succeeded", run.log_tail()

@@ -255,10 +255,10 @@ def test_kill_9_inside_either_agent_and_resume_repeats_the_uninterrupted_run(wor
     run = submit(workspace, "waltz-sft", long)
     for role in AGENTS:
         share = AgentRun(ActiveRun(workspace, run.id), role, 0)
-        wait_for(lambda share=share: share.checkpoints() or run.state == "failed", f"a checkpoint of the {role} agent", seconds=120)
+        wait_for(lambda share=share: share.checkpoints() or run.state == "failed", f"a checkpoint of the {role} agent")
         assert run.state == "running", run.log_tail()
         os.kill(run.status["process"]["pid"], signal.SIGKILL)
-        wait_for(lambda: run.state == "lost", "the loss to show", seconds=10)
+        wait_for(lambda: run.state == "lost", "the loss to show")
         assert len(losses(ActiveRun(workspace, run.id))[role]) < len(losses(whole)[role]), "killed before it was done"
         if role == AGENTS[0]:
             resume(workspace, run)

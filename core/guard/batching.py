@@ -151,8 +151,8 @@ class Batcher:
         self.batches += 1
         try:
             for number, said in self._answering([ticket.asked for ticket in batch], lambda: all(ticket.dropped for ticket in batch)):
-                batch[number].settle(said)
                 self.answered += 1
+                batch[number].settle(said)
         except Exception as error:
             if len(batch) > 1:
                 self._one_by_one([ticket for ticket in batch if not ticket.answer.done()])

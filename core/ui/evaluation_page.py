@@ -85,7 +85,7 @@ def build(workspace: Workspace) -> None:
 
     def tick(query: str, was: str | None, request: gr.Request) -> list[Any]:
         if was is not None and page.stamp() != was:  # an evaluation has finished, or one was deleted; None: the page is still opening
-            return _all(query, request)
+            return [gr.skip(), *_all(query, request)[1:]]  # the view is the click's that came meanwhile
         return [gr.skip(), gr.skip(), page.running(), *[gr.skip()] * (len(everything) - 3)]
 
     def begun(query: str, request: gr.Request) -> list[Any]:

@@ -59,7 +59,7 @@ def start_app(runs: Path, log: Path, plugins: Path = FAKE_PLUGINS, port: int | N
         if b"GuardWaltz is on" not in log.read_bytes()[before:]:
             return False  # on a busy machine questions that come too early keep the app from its own start
         try:
-            return urllib.request.urlopen(app.url, timeout=2).status == 200
+            return urllib.request.urlopen(app.url, timeout=30).status == 200
         except (urllib.error.URLError, OSError):
             return False
 
@@ -120,6 +120,8 @@ def opening(browser, app) -> Iterator[Callable[..., Any]]:
 
     def open_page(path: str, *, phone: bool = False, dark: bool = False, script: str = ""):
         context = browser.new_context(viewport=PHONE if phone else DESKTOP, is_mobile=phone, has_touch=phone)
+        context.set_default_timeout(60_000)
+        context.set_default_navigation_timeout(120_000)
         contexts.append(context)
         page = context.new_page()
         if script:

@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 
 WAIT = 30_000
 """Milliseconds a page gets on a busy machine."""
-LONG = 120_000
+LONG = 240_000
 """Milliseconds for what waits on a process that imports torch."""
 
 SEEN = """() => {
@@ -51,8 +51,7 @@ def offered(box: Locator) -> str:
     """What a dropdown offers now. It opens when it gets the focus."""
     box.blur()
     box.click()
-    options = box.page.locator("[role=listbox]")
-    return options.inner_text() if options.count() else ""
+    return "".join(box.page.locator("[role=listbox]").all_inner_texts())
 
 
 def switch(page: Page, label: str, choice: str) -> None:
@@ -90,8 +89,9 @@ def expect_tile(page: Page, name: str, value: str) -> None:
 
 
 def fits_the_phone(page: Page) -> bool:
-    """No sideways scroll."""
-    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    """No sideways scroll, once charts and fonts have their size."""
+    page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth", timeout=WAIT)
+    return True
 
 
 def tab_to(page: Page, target: Locator, limit: int = 60) -> None:

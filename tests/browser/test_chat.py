@@ -123,7 +123,7 @@ def test_base_and_adapter_side_by_side_with_a_guard_and_blind_votes(app, open_pa
         expect(columns(page).nth(place).locator(".gw-asked")).to_contain_text("<b onclick='x'>bold</b>")
     texts = [columns(page).nth(place).locator(".gw-md").inner_text() for place in range(2)]
     assert texts[0] != texts[1], "two models"
-    assert "chat=" in page.url
+    page.wait_for_url("**chat=*")
     page.reload()
     expect(columns(page).nth(0).locator(".gw-md")).to_have_text(texts[0], timeout=LONG)
     expect(columns(page).nth(1).locator(".gw-md")).to_have_text(texts[1], timeout=WAIT)
@@ -133,10 +133,12 @@ def test_base_and_adapter_side_by_side_with_a_guard_and_blind_votes(app, open_pa
     ask(page, "And a poem?")
     expect(page.locator(".gw-answer[data-over=end]")).to_have_count(2, timeout=LONG)
     expect(page.locator("[data-act=vote]")).to_have_count(4, timeout=LONG)
+    expect(page.locator(".gw-guard", has_text="Guard reads")).to_have_count(0, timeout=LONG)  # its word moves the links below it
     expect(columns(page).nth(0)).not_to_contain_text(ADAPTED)
     page.locator("h1").click()
     page.keyboard.press("2")
     expect(page.locator("[data-act=vote][aria-pressed=true]")).to_have_text("B", timeout=WAIT)
+    expect(page.locator(".gw-model", has_text="name hidden")).to_have_count(0, timeout=WAIT)
     shown = [columns(page).nth(place).locator(".gw-model").inner_text() for place in range(2)]
     assert sorted(shown) == ["embedded", ADAPTED]
     expect(page.locator("table[aria-label=votes]")).to_contain_text(ADAPTED, timeout=WAIT)

@@ -27,7 +27,7 @@ def imported(browser, app):
     with opening(browser, app) as open_page:
         page = open_page("/")
         page.get_by_role("button", name="Import the demo set").first.click()
-        expect(page.locator("table[aria-label='imported sets']")).to_contain_text("registered", timeout=WAIT)
+        expect(page.locator("table[aria-label='imported sets']")).to_contain_text("registered", timeout=LONG)
     return app.workspace.runs()[0]
 
 
@@ -48,7 +48,7 @@ def trained(browser, app, imported, tiny_model):
 @pytest.fixture(scope="module")
 def evaluated(browser, app, trained, tiny_model):
     """The untrained and the trained model on six rows, started in the form."""
-    assert finish(app.workspace, trained, 120) == "succeeded"
+    assert finish(app.workspace, trained) == "succeeded"
     with opening(browser, app) as open_page:
         page = open_page("/evaluation")
         expect(page.locator(".gw-method:visible .gw-estimate-note")).to_have_text(FILL, timeout=LONG)
@@ -64,10 +64,10 @@ def evaluated(browser, app, trained, tiny_model):
         field(page, "Max new tokens").fill("8")
         switch(page, "Dtype", "float32")
         page.locator("button.gw-start:visible").click()
-        wait_for(lambda: [run for run in app.workspace.runs() if run.method == "guard-eval"], "the evaluation to be queued", 120)
+        wait_for(lambda: [run for run in app.workspace.runs() if run.method == "guard-eval"], "the evaluation to be queued")
         run = app.workspace.runs()[0]
         expect(page.locator("table[aria-label=models]")).to_be_visible(timeout=LONG)
-    assert finish(app.workspace, run, 120) == "succeeded"
+    assert finish(app.workspace, run) == "succeeded"
     return run
 
 
@@ -97,7 +97,7 @@ def test_the_imported_set_is_shown_as_its_report_says(new_page, app, imported):
 def test_a_training_goes_on_without_its_page_and_shows_its_last_numbers(new_page, app, trained):
     page = new_page("/training")
     expect(page.locator(".gw-live")).to_contain_text(trained.id, timeout=WAIT)
-    assert finish(app.workspace, trained, 120) == "succeeded"
+    assert finish(app.workspace, trained) == "succeeded"
     expect(page.locator(".gw-live .gw-pill-succeeded")).to_be_visible(timeout=WAIT)
     expect(page.locator(".gw-live .js-plotly-plot")).to_be_visible(timeout=WAIT)
     losses = [event["loss"] for event in trained.events("metrics") if "loss" in event]
@@ -165,7 +165,7 @@ def test_words_about_a_run_and_its_way_into_the_archive(new_page, evaluated):
     expect(page.locator(f"table[aria-label=runs] tr[data-run={evaluated.id}]")).to_have_count(0)
     page.get_by_role("button", name="Take out of the archive").click()
     expect(page.locator(f"table[aria-label=runs] tr[data-run={evaluated.id}]")).to_be_visible(timeout=WAIT)
-    assert not evaluated.labels["archived"]
+    wait_for(lambda: not evaluated.labels["archived"], "it to be taken out")
 
 
 def test_the_lineage_goes_from_the_data_to_the_evaluation(new_page, imported, trained, evaluated):
@@ -192,8 +192,7 @@ def test_two_runs_are_compared_and_one_is_deleted(new_page, app, monkeypatch):
         expect(page.get_by_label(f"compare {run.id}")).to_be_checked(timeout=WAIT)
     table = page.locator("table[aria-label='settings that differ']")
     expect(table.locator("tr", has_text="to").last).to_contain_text("3", timeout=WAIT)
-    settings = table.locator("tbody tr td:first-child").all_inner_texts()
-    assert settings == ["method", "state", "result", "to"], "only what differs"
+    expect(table.locator("tbody tr td:first-child")).to_have_text(["method", "state", "result", "to"], timeout=WAIT)  # what differs
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_text("cannot be undone")).to_be_visible(timeout=WAIT)
     assert second.dir.exists(), "one click only asks"

@@ -65,7 +65,7 @@ def test_blurred_text_is_shown_with_the_space_bar(new_page):
     page = new_page("/")
     page.get_by_role("button", name="Import the demo set").first.press("Enter")
     veil = page.locator("table[aria-label=rows] .gw-veil").first
-    expect(veil).to_be_visible(timeout=WAIT)
+    expect(veil).to_be_visible(timeout=LONG)
     blurred = "element => getComputedStyle(element.querySelector('.txt')).filter"
     assert "blur" in veil.evaluate(blurred)
     veil.locator("input").focus()

@@ -35,11 +35,11 @@ class Count(Method):
                 raise UserError("mode = bad-input is not for running; choose plain.")
             if config.mode == "no-space":
                 raise OSError(28, "No space left on device")
+            run.metrics(at, loss=1.0 / at)
+            run.progress(at, config.to)
             folder = run.checkpoint_dir / f"checkpoint-{at}"
             folder.mkdir(exist_ok=True)
             write_json(folder / "checkpoint.json", {"at": at})
-            run.metrics(at, loss=1.0 / at)
-            run.progress(at, config.to)
             if config.mode != "deaf":
                 run.stop_if_asked()
         run.save_report({"kind": "count", "counted": at, "headline": f"counted to {at}"})
