@@ -41,7 +41,7 @@ docs: install
 
 # Every step of the Dockerfile in a clean folder, the downloads too (minutes, 3 GB); needs no Docker.
 rehearsal-container: install
-	@GUARDWALTZ_CONTAINER=1 $(VENV)/python -m pytest -n 0 -s tests/test_container.py
+	@GUARDWALTZ_CONTAINER=1 $(VENV)/python -m pytest -n 0 -s -o timeout=3600 tests/test_container.py
 
 install: $(STAMP)
 
