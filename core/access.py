@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.methods import UserError
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 MODES = ("private", "public")
 READ_ONLY = ("This is a public demo: its runs can be read, and nothing but the rehearsal can be started. To train, duplicate the Space, "
              "set GUARDWALTZ_OWNERS to your name, and open your copy (docs/deploy.md).")
-DATA = Path("/data")
-"""Where a Space mounts storage that outlives a restart."""
 
 
 class Act(StrEnum):
@@ -186,14 +183,6 @@ def is_rehearsal(method: str, values: Mapping[str, Any]) -> bool:
 def on_space() -> bool:
     """Is this a Hugging Face Space?"""
     return bool(os.environ.get("SPACE_ID"))
-
-
-def storage_words() -> str:
-    """What to say on a Space whose disk is emptied by a restart, when nobody copies finished runs away; "" elsewhere."""
-    if not on_space() or os.environ.get("GUARDWALTZ_KEEP") or (DATA.is_dir() and os.access(DATA, os.W_OK)):
-        return ""
-    return ("The storage of this Space is ephemeral: a restart loses every run. Set GUARDWALTZ_KEEP to hf://datasets/OWNER/NAME, or attach "
-            "storage at /data.")
 
 
 def gpu_words() -> str:

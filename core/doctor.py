@@ -7,6 +7,7 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 
+from core import keep
 from core.runs import Workspace
 from core.words import size
 
@@ -39,6 +40,8 @@ def examine(workspace: Workspace) -> int:
             fix = f"pip install {plugin.missing}" if plugin.missing else f"look at {plugin.where}"
             wrong.append(f"plugin {plugin.name} failed: {fix}")
     wrong += _embedded_model()
+    if trouble := keep.trouble_of(workspace):
+        wrong.append(trouble)
     lost = [run.id for run in workspace.runs() if run.state == "lost" and not run.status.get("parent")]
     wrong += [f"{run_id} is lost (its worker died): python app.py resume {run_id}" for run_id in lost]
     print("\n" + ("\n".join(f"wrong: {line}" for line in wrong) or "nothing is wrong"))

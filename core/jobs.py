@@ -14,6 +14,7 @@ from core import keep
 from core.access import Act
 from core.files import read_json
 from core.methods import Method, UserError, validate
+from core.resuming import has_lost_checkpoints
 from core.runs import FINISHED, REPOSITORY, Run, Workspace, add_event, derive_state, update_status
 
 if TYPE_CHECKING:
@@ -166,6 +167,8 @@ def _reset(run: Run) -> None:
     (run.dir / "stop").unlink(missing_ok=True)
     checkpoint = next(reversed(run.checkpoints()), None)
     add_event(run.dir, "state", state="resumed", checkpoint=checkpoint.name if checkpoint else None)
+    if has_lost_checkpoints(run):
+        add_event(run.dir, "notice", level="warning", text="It begins again: it was restored from a copy, and copies have no checkpoints.")
     update_status(run.dir, state="queued", message="", ended=None, process=None)
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +19,19 @@ from fakes.hub_server import OWNER, TOKEN, HubServer, Repo, hub_server
 from helpers import FAKE_PLUGINS, finish, wait_for
 
 from core import jobs, keep
+from core.compare.keeping import Comparisons, save_pair, save_turn
+from core.compare.records import Answer, Column, Comparison, Exchange
 from core.files import write_json, write_text
+from core.keep import where
 from core.keep.folder_place import FolderPlace
 from core.keep.ledger import Ledger
 from core.keep.sync import MANIFEST, Kept, kept_files, sync
 from core.methods import UserError
+from core.resuming import resume_words
 from core.runs import REPOSITORY, Run, Workspace, config_yaml
+from core.shipped import STUDY
+from core.ui import run_card, runs_detail
+from core.ui.serve import fill
 
 
 @pytest.fixture
@@ -69,7 +77,7 @@ def test_what_was_finished_is_there_after_the_disk_is_gone(workspace: Workspace,
     run, running = make_run(workspace), make_run(workspace, "rsft-0002", state="queued")
     (workspace.runs_dir / "spend.jsonl").write_text('{"t": 1, "usd": 0.5}\n')
     before = contents(run.dir)
-    assert sync(workspace, place) == ""
+    assert sync(workspace, place).trouble == ""
     said: list[str] = []
     fresh = restart(workspace, said)
     assert contents(fresh.run("rsft-0001").dir) == before
@@ -174,7 +182,7 @@ def test_money_spent_before_and_after_is_all_remembered(workspace: Workspace, pl
     shutil.rmtree(workspace.runs_dir)
     fresh = Workspace(workspace.runs_dir)
     (fresh.runs_dir / "spend.jsonl").write_text('{"t": 3}\n')
-    assert sync(fresh, place) == ""  # takes over what is kept before it copies
+    assert sync(fresh, place).trouble == ""  # takes over what is kept before it copies
     assert sorted((fresh.runs_dir / "spend.jsonl").read_text().split("\n")) == ["", '{"t": 1}', '{"t": 2}', '{"t": 3}']
     assert len((place.folder / "_workspace" / "spend.jsonl").read_text().splitlines()) == 3
 
@@ -183,14 +191,14 @@ def test_trouble_is_said_and_tried_again(workspace: Workspace, place: FolderPlac
     run = make_run(workspace)
     place.folder.parent.mkdir(parents=True)
     place.folder.write_text("a file where the folder should be")
-    assert "cannot be made" in sync(workspace, place)
+    assert "cannot be made" in sync(workspace, place).trouble
     assert "cannot be made" in keep.trouble_of(workspace)
     said: list[str] = []
     keep.bring_back(workspace, said.append)
     assert len(said) == 1
     assert contents(run.dir)
     place.folder.unlink()
-    assert sync(workspace, place) == keep.trouble_of(workspace) == ""
+    assert sync(workspace, place).trouble == keep.trouble_of(workspace) == ""
     assert [one.run for one in place.kept()] == [run.id]
 
 
@@ -216,6 +224,215 @@ def test_names_that_cannot_be_meant(workspace: Workspace, monkeypatch: pytest.Mo
         monkeypatch.setenv(keep.VARIABLE, value)
         with pytest.raises(UserError, match=sentence):
             keep.place_of(workspace)
+
+
+# ---- the storage of a Space ----
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is mounted at /data of a Space on which nobody named a place."""
+    data = tmp_path / "mounted"
+    monkeypatch.delenv(keep.VARIABLE, raising=False)
+    monkeypatch.setenv("SPACE_ID", "ada/guardwaltz")
+    monkeypatch.setattr(where, "DATA", data)
+    return data
+
+
+def test_the_storage_of_a_space_keeps_runs_and_no_banner_says_otherwise(workspace: Workspace, storage: Path) -> None:
+    make_run(workspace)
+    assert keep.place_of(workspace) is None
+    assert "ephemeral" in keep.storage_words(workspace)
+    storage.mkdir()
+    assert keep.storage_words(workspace) == ""
+    stop = threading.Event()
+    stop.set()
+    keep.watch(workspace, stop, print)  # the app's thread, which must find the place by itself
+    said: list[str] = []
+    assert restart(workspace, said).run("rsft-0001").state == "succeeded"
+    assert any(str(storage) in line for line in said)
+
+
+def test_the_banner_is_there_only_when_nothing_is_kept(workspace: Workspace, storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(keep.VARIABLE, "hf://datasets/ada/runs")
+    assert keep.storage_words(workspace) == ""
+    storage.mkdir()
+    assert where.wanted(workspace) == "hf://datasets/ada/runs"  # what somebody chose comes first
+    monkeypatch.delenv(keep.VARIABLE)
+    there = Workspace(storage / "live")
+    assert keep.place_of(there) is None  # what lies there already needs no copy beside it
+    assert keep.storage_words(there) == ""
+    monkeypatch.delenv("SPACE_ID")
+    assert keep.place_of(workspace) is None  # a /data elsewhere is somebody's own
+    assert keep.storage_words(workspace) == ""
+
+
+def test_a_folder_that_is_no_copy_is_not_written_over(workspace: Workspace, place: FolderPlace) -> None:
+    make_run(workspace)
+    (place.folder / "rsft-0001").mkdir(parents=True)
+    (place.folder / "rsft-0001" / "status.json").write_text("{}")
+    assert "is no copy" in sync(workspace, place).trouble
+    assert [path.name for path in (place.folder / "rsft-0001").iterdir()] == ["status.json"]
+
+
+# ---- a place that could not be reached at the start ----
+
+
+def test_kept_runs_come_back_late_when_the_place_was_away_at_the_start(workspace: Workspace, place: FolderPlace,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GUARDWALTZ_STUDY", raising=False)
+    for source in sorted(path.parent for path in STUDY.glob("*/status.json")):
+        make_run(workspace, source.name).set_labels(name="my own")
+    sync(workspace, place)
+    shutil.rmtree(workspace.runs_dir)
+    away = place.folder.with_name("away")
+    place.folder.rename(away)
+    place.folder.write_text("a file where the folder should be")
+    fresh = Workspace(workspace.runs_dir)
+    fill(fresh)
+    assert fresh.runs() == []  # the study that ships would take their names
+    place.folder.unlink()
+    away.rename(place.folder)
+    said: list[str] = []
+    stop = threading.Event()
+    stop.set()
+    keep.watch(fresh, stop, said.append)
+    assert {run.name for run in fresh.runs()} == {"my own"}
+    assert any("restored from" in line for line in said)
+
+
+@pytest.mark.usefixtures("place")
+def test_an_empty_workspace_gets_the_study_once_it_is_known_that_nothing_is_kept(workspace: Workspace,
+                                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GUARDWALTZ_STUDY", raising=False)
+    fill(workspace)
+    assert workspace.runs()
+
+
+def test_what_a_late_restore_leaves_at_the_place_is_said_whichever_process_did_it(workspace: Workspace, place: FolderPlace) -> None:
+    make_run(workspace, created=1000.0)
+    sync(workspace, place)
+    shutil.rmtree(workspace.runs_dir)
+    fresh = Workspace(workspace.runs_dir)
+    make_run(fresh, created=2000.0)  # made while the place was away
+    words = "another run than the rsft-0001 here"
+    said: list[str] = []
+    stop = threading.Event()
+    stop.set()
+    keep.watch(fresh, stop, said.append)
+    assert len([line for line in said if words in line]) == 1
+    assert words in " ".join(sync(fresh, place).notes)  # the next process knows it, too
+    assert words in keep.trouble_of(fresh)
+
+
+# ---- what lies beside the runs ----
+
+
+def chat(workspace: Workspace, owner: str = "") -> Comparison:
+    """A comparison with one exchange, kept as the Chat page does it."""
+    answers = [Answer(text=text, over="end") for text in ("Gladly.", "No.")]
+    made = Comparison(columns=[Column(model="run:one"), Column(model="run:two")], owner=owner,
+                      exchanges=[Exchange(prompt="How is a letter written?", answers=answers)])
+    Comparisons(workspace).keep(made)
+    return made
+
+
+def test_saved_turns_pairs_and_comparisons_come_back(workspace: Workspace, place: FolderPlace) -> None:
+    sync(workspace, place)
+    made, visitors = chat(workspace), chat(workspace, owner="a visitor")
+    save_turn(workspace, made, 0, 0)
+    pairs = save_pair(workspace, made, 0, 0, 1)
+    (pairs.parent / "half.jsonl.tmp").write_text("{")
+    pair = pairs.read_bytes()
+    sync(workspace, place)  # a look of the app: no run has finished
+    fresh = restart(workspace)
+    assert Comparisons(fresh).find(made.id) == made
+    assert Comparisons(fresh).find(visitors.id) is None
+    assert pairs.read_bytes() == pair
+    assert sorted(path.name for path in pairs.parent.iterdir()) == ["conversations.jsonl", "preferences.jsonl"]
+    assert [path.name for path in fresh.runs_dir.iterdir() if path.name.startswith(".keeping")] == []
+
+
+def test_what_was_just_fetched_is_not_sent_back(workspace: Workspace, place: FolderPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_turn(workspace, chat(workspace), 0, 0)
+    sync(workspace, place)
+    fresh = restart(workspace)
+    put: list[str] = []
+    monkeypatch.setattr(FolderPlace, "put", _seeing(put, FolderPlace.put))
+    sync(fresh, place, wait=True)
+    assert put == []
+
+
+def test_a_busy_time_makes_few_copies_and_the_end_makes_the_last_one(workspace: Workspace, place: FolderPlace,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    put: list[str] = []
+    monkeypatch.setattr(FolderPlace, "put", _seeing(put, FolderPlace.put))
+    now = time.time()
+    for look in range(24):  # six minutes
+        monkeypatch.setattr("core.keep.sync.time.time", lambda look=look: now + 15 * look)
+        save_turn(workspace, chat(workspace), 0, 0)
+        sync(workspace, place)
+    assert put.count("_workspace") == 6
+    assert put.count("_comparisons") == 2
+    put.clear()
+    stop = threading.Event()
+    stop.set()
+    keep.watch(workspace, stop, print)
+    assert sorted(put) == ["_comparisons", "_workspace"]
+    kept = {one.run: one for one in place.kept()}
+    assert len(kept["_comparisons"].files) == 24
+
+
+def test_what_changes_while_it_is_copied_leaves_a_whole_copy(workspace: Workspace, place: FolderPlace,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    made = chat(workspace)
+    save_turn(workspace, made, 0, 0)
+
+    def busy_put(self: FolderPlace, kept: Kept, folder: Path) -> None:
+        save_turn(workspace, made, 0, 0)
+        really(self, kept, folder)
+
+    really = FolderPlace.put
+    monkeypatch.setattr(FolderPlace, "put", busy_put)
+    sync(workspace, place)
+    assert {one.run for one in place.kept()} == {"_workspace", "_comparisons"}
+    assert len((restart(workspace).runs_dir / "saved" / "conversations.jsonl").read_text().splitlines()) >= 1
+
+
+def test_a_line_taken_out_by_hand_stays_out(workspace: Workspace, place: FolderPlace) -> None:
+    pairs = save_pair(workspace, chat(workspace), 0, 0, 1)
+    (workspace.runs_dir / "spend.jsonl").write_text('{"t": 1}\n')
+    sync(workspace, place)
+    pairs.write_text("")  # while no app is open; then it opens over the same disk
+    keep.bring_back(workspace, print)
+    assert pairs.read_text() == ""
+
+
+# ---- what cannot be resumed ----
+
+
+def test_a_stopped_run_that_came_back_says_that_it_begins_again(workspace: Workspace, place: FolderPlace) -> None:
+    run = make_run(workspace, state="stopped")
+    write_json(run.dir / "checkpoint-10" / "trainer_state.json", {})
+    assert "goes on from checkpoint-10" in resume_words(run)
+    sync(workspace, place)
+    back = restart(workspace).run(run.id)
+    assert "Resume begins again: this run was restored from a copy" in run_card.actions(back, workspace)
+    method = workspace.plugins.method("rsft")
+    assert "Resume begins again: this run was restored from a copy" in runs_detail.actions_part(back, method, "", [])
+    jobs._reset(back)
+    assert any("begins again" in event["text"] for event in back.events("notice"))
+    (back.dir / "checkpoint-5").mkdir()
+    write_json(back.dir / "checkpoint-5" / "trainer_state.json", {})
+    assert "goes on from checkpoint-5" in resume_words(back)
+
+
+@pytest.mark.parametrize("stage, words", [("training", "there is no checkpoint yet"), ("evaluation", "goes on with what is written")])
+def test_a_run_that_had_no_checkpoint_says_what_is_true_of_it(workspace: Workspace, place: FolderPlace, stage: str, words: str) -> None:
+    run = make_run(workspace, state="stopped", stage=stage)
+    assert words in resume_words(run)
+    sync(workspace, place)
+    assert words in resume_words(restart(workspace).run(run.id))
 
 
 # ---- a dataset repository ----
@@ -254,6 +471,8 @@ def test_a_dataset_repository_keeps_runs(workspace: Workspace, hub: HubServer, t
     assert on_the_hub(hub, workspace, tmp_path).returncode == 1
     assert "rsft-0001 could not be copied" in Ledger(workspace.runs_dir).trouble()
     hub.refuse_commits = 0
+    made = chat(workspace)
+    save_turn(workspace, made, 0, 0)
     assert on_the_hub(hub, workspace, tmp_path).returncode == 0
     assert "runs/rsft-0001/test_keys.txt" not in repo.files
     before = contents(run.dir)
@@ -261,12 +480,15 @@ def test_a_dataset_repository_keeps_runs(workspace: Workspace, hub: HubServer, t
     done = on_the_hub(hub, workspace, tmp_path, START)
     assert "1 run restored" in done.stdout, done.stderr
     assert contents(workspace.runs_dir / run.id) == before
-    assert len(repo.messages) == 2
+    assert Comparisons(Workspace(workspace.runs_dir)).find(made.id) == made
+    assert (workspace.runs_dir / "saved" / "conversations.jsonl").stat().st_size
+    assert len(repo.messages) == 4
     assert not any(TOKEN.encode() in data for data in repo.files.values())
     Ledger(workspace.runs_dir).forget(run.id, run.created)
     shutil.rmtree(run.dir)
     assert on_the_hub(hub, workspace, tmp_path).returncode == 0
-    assert not repo.files
+    assert {name.split("/")[1] for name in repo.files} == {"_workspace", "_comparisons"}
+    assert len(repo.messages) == 5  # and nothing that was fetched is sent back
 
 
 def test_run_folders_are_never_put_where_everybody_sees_them(workspace: Workspace, hub: HubServer, tmp_path: Path) -> None:

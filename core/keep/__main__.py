@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from core.keep import place_of
-from core.keep.sync import sync
+from core.keep import VARIABLE, place_of
+from core.keep.sync import Synced, sync
 from core.methods import UserError
 from core.runs import Workspace
 
@@ -15,12 +15,14 @@ def main() -> int:
     workspace = Workspace()
     try:
         place = place_of(workspace)
-        trouble = sync(workspace, place, wait=True) if place else "GUARDWALTZ_KEEP is not set; name a folder or hf://datasets/OWNER/NAME."
+        done = sync(workspace, place, wait=True) if place else Synced(f"{VARIABLE} is not set; name a folder or hf://datasets/OWNER/NAME.")
     except UserError as error:
-        trouble = str(error)
-    if trouble:
-        print(f"error: {trouble}", file=sys.stderr)
-    return 1 if trouble else 0
+        done = Synced(str(error))
+    for line in done.notes:
+        print(f"note: {line}", file=sys.stderr)
+    if done.trouble:
+        print(f"error: {done.trouble}", file=sys.stderr)
+    return 1 if done.trouble else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.export.archive import plain_disk_errors
-from core.keep.sync import Kept, read_manifest, write_manifest
+from core.keep.sync import MANIFEST, Kept, read_manifest, write_manifest
 from core.methods import UserError
 
 _NEW, _OLD = ".new-", ".old-"
@@ -37,6 +37,8 @@ class FolderPlace:
         self._make()
         new, old, target = self.folder / f"{_NEW}{kept.key}", self.folder / f"{_OLD}{kept.key}", self.folder / kept.key
         with plain_disk_errors(target):
+            if target.exists() and not (target / MANIFEST).exists():
+                raise UserError(f"{target} is there already and is no copy of a run; move it away, or name another place.")
             shutil.rmtree(new, ignore_errors=True)
             try:
                 for name in kept.files:

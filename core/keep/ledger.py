@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS kept (place TEXT, run TEXT, created REAL, key TEXT, fingerprint TEXT, PRIMARY KEY (place, run, created));
 CREATE TABLE IF NOT EXISTS gone (run TEXT, created REAL, PRIMARY KEY (run, created));
 CREATE TABLE IF NOT EXISTS restored (place TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS notes (place TEXT, text TEXT);
+CREATE TABLE IF NOT EXISTS copied (place TEXT, run TEXT, at REAL, PRIMARY KEY (place, run));
 CREATE TABLE IF NOT EXISTS trouble (one INTEGER PRIMARY KEY CHECK (one = 1), text TEXT);
 """
 
@@ -83,10 +85,26 @@ class Ledger:
         """Has this runs folder taken over what was kept there? Before that nothing is written there."""
         return bool(self._one("SELECT place FROM restored WHERE place = ?", place))
 
-    def set_restored(self, place: str) -> None:
-        """From now on this folder is what is copied there."""
+    def set_restored(self, place: str, notes: Iterable[str] = ()) -> None:
+        """From now on this folder is what is copied there. notes: what was left there, and why."""
         with self._db() as db:
+            db.execute("DELETE FROM notes WHERE place = ?", (place,))
+            db.executemany("INSERT INTO notes VALUES (?, ?)", [(place, note) for note in notes])
             db.execute("INSERT OR REPLACE INTO restored VALUES (?)", (place,))
+
+    def notes(self, place: str) -> list[str]:
+        """What the last restore left there, and why."""
+        with self._db() as db:
+            return [str(text) for (text,) in db.execute("SELECT text FROM notes WHERE place = ?", (place,))]
+
+    def set_copied(self, place: str, run: str, at: float) -> None:
+        """When it was copied last."""
+        with self._db() as db:
+            db.execute("INSERT OR REPLACE INTO copied VALUES (?, ?, ?)", (place, run, at))
+
+    def copied(self, place: str, run: str) -> float:
+        """When it was copied last; 0 = never from this folder."""
+        return float(self._one("SELECT at FROM copied WHERE place = ? AND run = ?", place, run) or 0)
 
     def set_trouble(self, text: str) -> None:
         """What went wrong at the last try; "" = nothing."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from core.files import read_json, write_json
+from core.keep.beside import BESIDE, COMPARISONS, snapshot
 from core.keep.ledger import Ledger
 from core.methods import UserError
-from core.runs import FINISHED, Run, Workspace
+from core.resuming import WITHOUT_CHECKPOINTS
+from core.runs import FINISHED, Run, Workspace, update_status
 
 MANIFEST = "kept.json"
 """Lies in each copy: which run it is, and its files with their sizes. A copy without it, or that does not match it, does not count."""
-WORKSPACE = "_workspace"
-"""Name of the copy of what lies beside the runs: spend.jsonl, votes.jsonl."""
 _LEFT_OUT = ("heartbeat", "stop", MANIFEST)
 
 
@@ -31,18 +33,21 @@ class Kept:
     created: float
     files: Mapping[str, int] = field(default_factory=dict)
     """{name in the run folder: bytes}."""
+    without_checkpoints: bool = False
+    """The run could be resumed from some, which are not copied."""
 
     @staticmethod
     def read(key: str, value: Any) -> Kept | None:
         """From a manifest; None for what is none."""
         try:
-            return Kept(key, str(value["run"]), float(value["created"]), {str(name): int(size) for name, size in value["files"].items()})
+            return Kept(key, str(value["run"]), float(value["created"]), {str(name): int(size) for name, size in value["files"].items()},
+                        bool(value.get("without_checkpoints")))
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
 
     def document(self) -> dict[str, Any]:
         """The manifest."""
-        return {"run": self.run, "created": self.created, "files": dict(self.files)}
+        return {"run": self.run, "created": self.created, "files": dict(self.files), "without_checkpoints": self.without_checkpoints}
 
     def fits(self, folder: Path) -> bool:
         """Does a folder hold every file with its size?"""
@@ -80,33 +85,51 @@ class Restored:
     notes: list[str] = field(default_factory=list)
 
 
-def sync(workspace: Workspace, place: Place, wait: bool = False) -> str:
-    """Restore if that was not possible yet, then copy every finished run that has changed; returns what went wrong, "" = nothing."""
-    ledger = Ledger(workspace.runs_dir)
-    try:
-        if not ledger.is_restored(place.name) and restore(workspace, place).runs:
-            from core.store import reindex
+@dataclass
+class Synced:
+    """What came of bringing the copies up to date."""
 
-            reindex(workspace)
+    trouble: str = ""
+    """What went wrong and is to be tried again; "" = nothing."""
+    restored: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What the last restore left at the place, and why."""
+
+
+def sync(workspace: Workspace, place: Place, wait: bool = False) -> Synced:
+    """Restore if that was not possible yet, then copy every finished run that has changed, and what lies beside them. wait: for another
+    process that is at it; and copy also what was copied a moment ago."""
+    ledger, done = Ledger(workspace.runs_dir), Synced()
+    try:
+        if not ledger.is_restored(place.name):
+            done.restored = restore(workspace, place).runs
+            if done.restored:
+                from core.store import reindex
+
+                reindex(workspace)
         with ledger.held(wait) as mine:
-            trouble = _copy_all(workspace, place, ledger) if mine else ledger.trouble()
+            done.trouble = _copy_all(workspace, place, ledger, rests=not wait) if mine else ledger.trouble()
     except (UserError, OSError) as error:
-        trouble = str(error)
-    ledger.set_trouble(trouble)
-    return trouble
+        done.trouble = str(error)
+    ledger.set_trouble(done.trouble)
+    done.notes = ledger.notes(place.name)
+    return done
 
 
 def restore(workspace: Workspace, place: Place) -> Restored:
     """Fetch the runs that are kept and missing here. A run that is here stays as it is, also when another one of its name is kept."""
     ledger, done = Ledger(workspace.runs_dir), Restored()
     with ledger.held(True):
+        first = not ledger.is_restored(place.name)
         wanted: list[Kept] = []
         gone = set(ledger.gone())
         for one in sorted(place.kept(), key=lambda kept: kept.created, reverse=True):
             if (one.run, one.created) in gone:
                 continue
             here = workspace.runs_dir / one.run
-            if one.run == WORKSPACE or not (here.exists() or any(one.run == other.run for other in wanted)):
+            if one.run == COMPARISONS.name and not first:
+                continue
+            if one.run in BESIDE or not (here.exists() or any(one.run == other.run for other in wanted)):
                 wanted.append(one)
             elif not here.exists() or Run(here).created != one.created:
                 done.notes.append(f"{one.key} in {place.name} is another run than the {one.run} here, and stays there; to see it, copy it "
@@ -117,38 +140,33 @@ def restore(workspace: Workspace, place: Place) -> Restored:
             try:
                 place.fetch(wanted, half)
                 for one in wanted:
-                    _take_in(one, half / one.key, workspace, place, ledger, done)
+                    _take_in(one, half / one.key, workspace, place, ledger, done, first)
             finally:
                 shutil.rmtree(half, ignore_errors=True)
-        ledger.set_restored(place.name)
+        ledger.set_restored(place.name, done.notes)
     return done
 
 
-def _take_in(one: Kept, folder: Path, workspace: Workspace, place: Place, ledger: Ledger, done: Restored) -> None:
+def _take_in(one: Kept, folder: Path, workspace: Workspace, place: Place, ledger: Ledger, done: Restored, first: bool) -> None:
     if not one.fits(folder):
         done.notes.append(f"{one.key} in {place.name} is damaged (files are missing or of another size) and was left there.")
         return
-    if one.run == WORKSPACE:
-        for name in one.files:
-            _append_missing(folder / name, workspace.runs_dir / name)
+    if beside := BESIDE.get(one.run):
+        beside.take_in(folder, workspace.runs_dir, first)
+        files = beside.files(workspace.runs_dir)
+        if set(files) == set(one.files) and one.fits(workspace.runs_dir):
+            ledger.mark(place.name, one.run, one.created, one.key, fingerprint(workspace.runs_dir, files))
         return
     (folder / MANIFEST).unlink(missing_ok=True)
+    if one.without_checkpoints:
+        update_status(folder, **{WITHOUT_CHECKPOINTS: True})
     here = workspace.runs_dir / one.run
     folder.rename(here)
     done.runs.append(one.run)
     ledger.mark(place.name, one.run, one.created, one.key, fingerprint(here, kept_files(here)))
 
 
-def _append_missing(kept: Path, here: Path) -> None:
-    """Lines that are kept and not here, added in one write: each carries its time, so their order says nothing."""
-    known = set(here.read_bytes().splitlines()) if here.exists() else set()
-    lines = [line for line in kept.read_bytes().splitlines() if line and line not in known]
-    if lines:
-        with here.open("ab", buffering=0) as file:
-            file.write(b"\n".join(lines) + b"\n")
-
-
-def _copy_all(workspace: Workspace, place: Place, ledger: Ledger) -> str:
+def _copy_all(workspace: Workspace, place: Place, ledger: Ledger, rests: bool) -> str:
     trouble = ""
     _drop_gone(place, ledger)
     known: list[Kept] | None = None
@@ -156,11 +174,15 @@ def _copy_all(workspace: Workspace, place: Place, ledger: Ledger) -> str:
         before = fingerprint(item.folder, item.files)
         if before == ledger.fingerprint(place.name, item.run, item.created):
             continue
+        if rests and item.rest and abs(time.time() - ledger.copied(place.name, item.run)) < item.rest:
+            continue
         known = place.kept() if known is None else known
         key = _key(item, known)
         try:
-            sizes = {name: (item.folder / name).stat().st_size for name in item.files}
-            place.put(Kept(key, item.run, item.created, sizes), item.folder)
+            with snapshot(item.folder, item.files) if item.rest else nullcontext(item.folder) as folder:
+                sizes = {name: (folder / name).stat().st_size for name in item.files}
+                place.put(Kept(key, item.run, item.created, sizes, _leaves_checkpoints(item)), folder)
+            ledger.set_copied(place.name, item.run, time.time())
         except FileNotFoundError:  # deleted, or resumed, while it was copied: the next look sees what is there then
             continue
         except (UserError, OSError) as error:
@@ -186,13 +208,15 @@ class _Item:
     created: float
     folder: Path
     files: tuple[str, ...]
+    rest: float = 0.0
+    """Seconds after a copy in which no look makes another one; 0 = a run, which is not being written."""
 
 
 def _items(workspace: Workspace) -> Iterator[_Item]:
-    """Finished runs, oldest first: what a run was made from is there before it."""
-    beside = tuple(sorted(path.name for path in workspace.runs_dir.glob("*.jsonl") if path.is_file() and not path.is_symlink()))
-    if beside:
-        yield _Item(WORKSPACE, 0.0, workspace.runs_dir, beside)
+    """What lies beside the runs, then finished runs, oldest first: what a run was made from is there before it."""
+    for beside in BESIDE.values():
+        if files := beside.files(workspace.runs_dir):
+            yield _Item(beside.name, 0.0, workspace.runs_dir, files, beside.rest)
     runs = {run.id: run for run in reversed(workspace.every_run())}
     for run in runs.values():
         if run.state in FINISHED and not _is_a_visitors(run, runs):
@@ -208,6 +232,13 @@ def _is_a_visitors(run: Run, runs: Mapping[str, Run]) -> bool:
             return True
         one = runs.get(str(status.get("parent") or ""))
     return False
+
+
+def _leaves_checkpoints(item: _Item) -> bool:
+    if item.rest:
+        return False
+    run = Run(item.folder)
+    return run.state != "succeeded" and bool(run.checkpoints())
 
 
 def kept_files(folder: Path) -> tuple[str, ...]:

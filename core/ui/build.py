@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from core.access import READ_ONLY, gpu_words, storage_words
+from core.access import READ_ONLY, gpu_words
+from core.keep import storage_words
 from core.methods import Stage
 from core.runs import Workspace
 from core.ui import api, chat_page, data_page, empty_pages, evaluation_page, html, mining_page, plugins_page, rl_page, runs_page, stage_page
@@ -67,7 +68,7 @@ def _rl(workspace: Workspace) -> Callable[[], None]:
 
 def _bar(workspace: Workspace, sign_out: bool) -> None:
     gr.Navbar(main_page_name="Data")
-    notes = [(READ_ONLY if workspace.access.public else "", "info"), (storage_words(), "warning"), (gpu_words(), "warning")]
+    notes = [(READ_ONLY if workspace.access.public else "", "info"), (storage_words(workspace), "warning"), (gpu_words(), "warning")]
     if shown := html.join([html.problem_strip(words, kind) for words, kind in notes if words]):
         gr.HTML(shown, apply_default_css=False, elem_classes="gw-slot gw-notes")
     if sign_out:

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from core.access import Act
+from core.resuming import resume_words
 from core.runs import FINISHED, Run, Workspace
 from core.ui import html, plots
 from core.ui.follow import Story, story_of
@@ -106,15 +107,6 @@ def _may(workspace: Workspace | None, act: Act) -> bool:
     return workspace is None or workspace.access.may(act)
 
 
-def _resume_words(run: Run) -> str:
-    checkpoints = run.checkpoints()
-    for share in sorted(run.dir.glob("sft-*")):  # where two agents are trained one after the other
-        checkpoints += Run(share).checkpoints()
-    if not checkpoints:
-        return "Resume begins again: there is no checkpoint yet."
-    return f"Resume goes on from {checkpoints[-1].name}: same schedule, optimizer and random state."
-
-
 def actions(run: Run, workspace: Workspace | None = None) -> Markup:
     """Stop, Stop now, Resume, and what each does."""
     state = run.state
@@ -135,7 +127,7 @@ def actions(run: Run, workspace: Workspace | None = None) -> Markup:
     if stopping:
         words += " Stop now ends it without one."
     if can_resume(run, state, workspace):
-        words = f"{words} {_resume_words(run)}".strip()
+        words = f"{words} {resume_words(run)}".strip()
     return html.div(html.join([*buttons, html.span(words, "gw-help") if words else None]), "gw-buttons")
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from core.access import OWNER, Access, Act
 from core.methods import Method, UserError, validate
+from core.resuming import resume_words
 from core.runs import FINISHED, Run, Workspace
 from core.ui import html
 from core.ui.follow import story_of
@@ -32,8 +33,7 @@ def live_part(run: Run) -> Markup:
     if status.get("message") and state in FINISHED:
         parts.append(html.problem_strip(status["message"], "error" if state == "failed" else "info"))
     if state == "lost":
-        parts.append(html.problem_strip("Its process is gone without a last word (killed, or the machine went down). Resume goes on from "
-                                        "the last checkpoint.", "warning"))
+        parts.append(html.problem_strip("Its process is gone without a last word (killed, or the machine went down).", "warning"))
     parts += [html.problem_strip(str(event.get("text", "")), "warning") for event in _warnings(run)]
     parts.append(html.stat_tiles(_tiles(run, status, state)))
     report = run.report
@@ -94,7 +94,8 @@ def actions_part(run: Run, method: type[Method] | None, ask: str, dependents: Se
     if state in ("running", "queued") and not child:
         asked = (run.dir / "stop").exists()
         buttons.append(html.small_button("Stop now" if asked else "Stop", "force" if asked else "stop", run.id, "stop"))
-    if state in ("stopped", "failed", "lost") and not child and method is not None and method.resumable:
+    resumable = state in ("stopped", "failed", "lost") and not child and method is not None and method.resumable
+    if resumable:
         buttons.append(html.small_button("Resume", "resume", run.id))
     if state == "succeeded" and can_continue(method):
         buttons.append(html.small_button("Continue", "continue", run.id))
@@ -105,20 +106,18 @@ def actions_part(run: Run, method: type[Method] | None, ask: str, dependents: Se
     buttons.append(html.small_button("Download YAML", "download", "config.yaml"))
     if state not in ("running", "queued"):
         buttons.append(html.small_button("Delete", "delete", run.id))
-    hint = html.div(_hint(state, child, run), "gw-help")
+    hint = html.div(_hint(state, child, run, resumable), "gw-help")
     return html.div(html.join(buttons), "gw-buttons") + hint + _question(run, ask, dependents)
 
 
-def _hint(state: str, child: bool, run: Run) -> str:
+def _hint(state: str, child: bool, run: Run, resumable: bool) -> str:
     if child and state not in ("succeeded",):
         return f"A step of {run.status['parent']}: stop or resume that one, it takes this step along."
     if state == "running" and (run.dir / "stop").exists():
         return "Stop was asked for; the run writes a checkpoint and ends. Stop now ends it without one."
     if state == "running":
         return "Stop writes a checkpoint first. You may close this tab: the run goes on."
-    if state in ("stopped", "failed", "lost"):
-        return "Resume goes on with the same schedule, optimizer and random state."
-    return ""
+    return resume_words(run) if resumable else ""
 
 
 def _question(run: Run, ask: str, dependents: Sequence[str]) -> Markup:

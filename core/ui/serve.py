@@ -22,6 +22,8 @@ from core.ui.door import Door, open_door
 PUMP_EVERY = 1.0
 FORGET_EVERY = 600.0
 """Seconds between two looks for rehearsals of visitors that are old enough to be deleted."""
+LAST_COPY = 7.0
+"""Seconds that the end waits for a copy of what was saved last: `docker stop` gives ten for everything."""
 
 
 def serve(port: int = 7860, listen: bool = False, share: bool = False, auth: str | None = None, root_path: str = "",
@@ -31,12 +33,12 @@ def serve(port: int = 7860, listen: bool = False, share: bool = False, auth: str
     refuse_taken_port(door.host, port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
     workspace = Workspace()
-    keep.bring_back(workspace, _say)
-    place(workspace)
+    fill(workspace)
     shown, demo = built(workspace, door)
     stop = threading.Event()
     threading.Thread(target=_pump, args=(workspace, stop), name="pump", daemon=True).start()
-    threading.Thread(target=keep.watch, args=(workspace, stop, _say), name="keep", daemon=True).start()
+    keeper = threading.Thread(target=keep.watch, args=(workspace, stop, _say), name="keep", daemon=True)
+    keeper.start()
     if door.public:
         threading.Thread(target=_forget, args=(workspace, door, stop), name="forget", daemon=True).start()
     try:
@@ -49,6 +51,14 @@ def serve(port: int = 7860, listen: bool = False, share: bool = False, auth: str
     finally:
         stop.set()
         close(demo, shown)
+        keeper.join(LAST_COPY)
+
+
+def fill(workspace: Workspace) -> None:
+    """What was kept comes back; a workspace that is empty all the same shows the study that ships with the app. Not while kept runs are
+    still to come: theirs may be the names of the study's."""
+    if keep.bring_back(workspace, _say):
+        place(workspace)
 
 
 def _say(text: str) -> None:
