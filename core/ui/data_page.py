@@ -17,6 +17,7 @@ from core.runs import REPOSITORY, Run, Workspace
 from core.ui import chat_rows, data_plots, data_rows, html, model_view, run_card
 from core.ui.address import View, page_number, query_of, read_view, view_box, write_view
 from core.ui.downloads import download_box, prepared
+from core.ui.finished_study import study_card
 from core.ui.new_run import draw_new_run
 from core.ui.theme import REFRESH, block, clicked, on_load
 
@@ -32,7 +33,10 @@ def build(workspace: Workspace) -> None:
     page = DataPage(workspace)
     view = view_box()
     may_upload = workspace.access.may(Act.UPLOAD)
-    block(html.page_header("Data", "Bring prompts and labels in, and see what they hold."))
+    public = workspace.access.public
+    block(html.page_header("Data", "A finished study, and what its data hold." if public else
+                           "Bring prompts and labels in, and see what they hold."))
+    study = block(elem_classes="gw-slot")  # of a public demo: this is the page that visitors come to first
     with gr.Row(elem_classes="gw-columns"):
         with gr.Column(scale=5, min_width=300, elem_classes="gw-left"):
             with gr.Column(elem_classes="gw-card gw-form", visible=may_upload):
@@ -82,6 +86,9 @@ def build(workspace: Workspace) -> None:
         query = query_of(request)
         return [query, *page.anew(query)]
 
+    def finished() -> str:
+        return study_card(workspace)
+
     def act(event: gr.SelectData, query: str) -> list[Any]:
         word, value = clicked(event)
         if word == "download":
@@ -114,6 +121,8 @@ def build(workspace: Workspace) -> None:
         return str(kept), html.problem_strip(f"{kept.name} is in the form below. Look at how it is read, then start the import.", "info")
 
     on_load(load, None, everything)
+    if public:
+        on_load(finished, None, study)
     for part in (sets, about, rows, seen):
         part.select(act, view, [*everything, fetched], **silent)
     gr.on([search.submit, search.blur, split.input, label.input], narrowed, [view, *choosing], [view, *shown], **silent)
