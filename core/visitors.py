@@ -136,12 +136,11 @@ class VisitorAccess(Access):
     # Questions
 
     def models(self, workspace: Workspace) -> list[str]:
-        """The fixed list: embedded, those that the owner named, and what published runs have made. No visitor's own."""
+        """The fixed list: embedded, those that the owner named, and what runs have made that whoever asks may see: published ones, and
+        the visitor's own rehearsal. Nobody else has that one on the list."""
         found = ["embedded", *self.settings.models]
         for run in workspace.every_run():
-            root = root_of(run)
-            if run.state == "succeeded" and root.status.get("visitor") is None and (
-                    is_published(root, self.settings) or is_published(run, self.settings)):
+            if run.state == "succeeded" and self.sees(run):
                 found += _made(run)
         return list(dict.fromkeys(found))
 

@@ -9,7 +9,7 @@ from core.compare.votes import Duel
 from core.guard.schema import Classified
 from core.records import Episode, Feedback, Labels, Round, Said
 from core.ui import chat_view
-from core.ui.chat_view import column_head, duel_table, latest, settings_words, thinking, vote_bar
+from core.ui.chat_view import column_head, duel_table, latest, settings_words, thinking, visitors_votes, vote_bar
 from core.ui.markdown import written
 
 NASTY = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[click](javascript:alert(1))", "![x](http://example.org/x.png)",
@@ -152,3 +152,57 @@ def test_speed_seed_settings_and_votes_in_words():
     shown = str(duel_table([Duel(one="run:a", other="embedded", one_wins=3, other_wins=1)]))
     assert "75.0 %" in shown
     assert "gw-whisker" in shown
+
+
+# a public demo: the guard reads a text before a person does
+
+CALM = Labels(request="unharmful", completion="compliance", response="unharmful")
+
+
+def of_a_visitor(verdict=None, over="end", guard="embedded", **answer):
+    made = said("Some words that", "y", over=over, owner="ada", guard=guard)
+    made.exchanges[0].answers[0] = Answer(text="Some words that", over=over, guard=verdict, **answer)
+    return made
+
+
+def test_in_a_public_demo_a_text_is_blurred_from_its_first_word_until_its_verdict_is_there():
+    growing = str(latest(of_a_visitor(over=""), 0, [{"who": "feedback", "turn": 1, "text": "It should"}]))
+    assert growing.count("gw-veil-shut") == 2
+    assert "checkbox" not in growing, "what is drawn anew with every word has no Show of its own"
+    assert "blurred until it has read the answer" in growing
+    waiting = str(latest(of_a_visitor(), 0))
+    assert "gw-veil" in waiting
+    assert "checkbox" in waiting
+    assert "gw-veil" not in str(latest(of_a_visitor(Classified(labels=CALM)), 0))
+
+
+@pytest.mark.parametrize("made", [
+    of_a_visitor(guard_problem="it failed"), of_a_visitor(Classified(labels=Labels(request="unharmful"))),
+    of_a_visitor(over="stopped"), of_a_visitor(over="error", problem="It failed.")])
+def test_no_verdict_is_no_leave_to_show_a_text_in_a_public_demo(made):
+    assert "checkbox" in str(latest(made, 0)), "whoever wants to read it can show it"
+
+
+def test_without_a_guard_and_in_a_private_app_texts_are_shown_as_they_grow():
+    private = of_a_visitor(over="")
+    private.owner = ""
+    for made in (of_a_visitor(over="", guard=""), private):
+        assert "gw-veil" not in str(latest(made, 0))
+
+
+def test_a_reply_that_was_revised_stays_blurred_because_no_guard_reads_it():
+    rounds = [Round(reply=Said(text="First words."), feedback=Feedback(text="{}", unsafe=True, overrefuse=False, feedback="Do not.")),
+              Round(reply=Said(text="Some words that"))]
+    shown = str(latest(of_a_visitor(Classified(labels=CALM), episode=Episode(row=0, prompt="p", rounds=rounds)), 0))
+    assert shown.count("checkbox") == 2, "the first reply and its feedback"
+    assert shown.index("First words.") < shown.rindex("checkbox") < shown.index("Some words that")
+
+
+def test_a_guard_that_was_never_trained_as_one_says_so_under_the_verdict():
+    assert "a guess" in str(latest(of_a_visitor(Classified(labels=CALM, prompt_format="zero-shot")), 0))
+    assert "a guess" not in str(latest(of_a_visitor(Classified(labels=CALM, prompt_format="guardreasoner")), 0))
+
+
+def test_visitors_are_told_what_becomes_of_their_votes():
+    assert "not counted" in str(visitors_votes())
+    assert "No votes yet" not in str(visitors_votes())

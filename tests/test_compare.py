@@ -334,6 +334,21 @@ def test_an_answer_asked_anew_while_the_guard_reads_the_old_one_is_not_mixed_up_
     assert newest.over == "stopped"
 
 
+def test_a_guard_that_nobody_waits_for_is_not_waited_for_for_ever(workspace, monkeypatch):
+    """Somebody closes the page while the guard reads: the chat, opened again, must not say that it still does."""
+    said = [[{"who": "reply", "turn": 0, "text": "Good day.", "done": True}, {"who": "end"}]] * 2
+    labels = {"labels": {"response": "unharmful"}}
+    monkeypatch.setattr(asking, "serving_of", lambda _: serving)
+    serving = Scripted(said, [[{"who": "classified", "classified": labels}], [{"who": "classified", "classified": labels}]])
+    made = Comparison(columns=checked_columns(["embedded", "run:a"]), guard="run:g")
+    heard = asking.ask(workspace, made, made.open("Hello?"), "me")
+    while made.exchanges[0].answers[0].guard is None:
+        next(heard)
+    heard.close()
+    one, other = made.exchanges[0].answers
+    assert (one.guard_problem, other.guard_problem) == ("", asking.UNHEARD)
+
+
 def test_a_visitors_key_goes_only_to_models_that_take_one(workspace, monkeypatch):
     serving = Scripted([[{"who": "end"}], [{"who": "end"}]])
     monkeypatch.setattr(asking, "serving_of", lambda _: serving)

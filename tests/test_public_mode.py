@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -229,7 +229,7 @@ def test_models_are_a_fixed_list(demo):
     make(demo.plain, "rsft-0001", labels={"tags": ["public"]}).dir.joinpath("adapter").mkdir()
     make(demo.plain, "rsft-0002").dir.joinpath("adapter").mkdir()
     own = demo.rehearse()
-    make(demo.plain, "rsft-0003", parent=own.id).dir.joinpath("adapter").mkdir()
+    make(demo.plain, "rsft-0003", parent=own.id, state="running").dir.joinpath("adapter").mkdir()
     assert demo.shown.access.models(demo.shown) == ["embedded", "run:rsft-0001"]
     for model in ("run:rsft-0002", "run:rsft-0003", "hf:someone/large", "openai:x@http://127.0.0.1:1/v1", "/etc", "../", "anthropic:x", ""):
         with pytest.raises(UserError, match="not offered"), demo.access.asking(demo.shown, model):
@@ -238,6 +238,20 @@ def test_models_are_a_fixed_list(demo):
         pass
     with demo.access.asking(demo.shown, "embedded", "rules"):
         pass
+
+
+def test_what_a_visitors_rehearsal_made_is_hers_to_ask_and_nobody_elses(demo):
+    own = demo.rehearse()
+    make(demo.plain, "rsft-0001", parent=own.id).dir.joinpath("adapter").mkdir()
+    assert demo.access.models(demo.shown) == ["embedded", "run:rsft-0001"]
+    with demo.access.asking(demo.shown, "run:rsft-0001"):
+        pass
+    demo.plain.run("rsft-0001").set_labels(tags=["public"])  # publishes nothing of a visitor's
+    for other in (BEN, Visitor("", "house")):
+        demo.visitor = other
+        assert demo.access.models(demo.shown) == ["embedded"]
+        with pytest.raises(UserError, match="not offered"), demo.access.asking(demo.shown, "run:rsft-0001"):
+            pass
 
 
 def test_questions_at_once_are_few(demo):
@@ -323,6 +337,8 @@ def app(tmp_path_factory):
         make(workspace, "rsft-0001", labels={"tags": ["public"]}, what="the published guard")
         make(workspace, "rsft-0002", what="the owner's own guard")
         make(workspace, "rsft-0003", labels={"tags": ["public"]}, state="lost", what="a published one that stopped")
+        make(workspace, "study-0001", "recipe", labels={"tags": ["public"]}, report={"title": "A study", "summary": "It is done."})
+        make(workspace, "agent-eval-0001", "agent-eval", parent="study-0001", stage="evaluation", stats={"Unsafe": "4.6 (2.1–9.8)"})
         with opened(runs) as started:
             yield started
 
@@ -444,6 +460,14 @@ def test_the_cookie_is_for_the_server_alone_and_survives_the_frame_of_a_space(ap
     assert "SameSite=None; Secure; Partitioned" in framed
 
 
+def test_the_first_page_shows_the_finished_study(app):
+    shown = app.browser().read("finished", "data_page")
+    assert "study-0001" in shown
+    assert "4.6" in shown
+    for way in ("/runs?run=study-0001", "/chat", "/runs?recipes=1"):
+        assert way in shown
+
+
 # chats
 
 
@@ -494,6 +518,51 @@ def test_a_visitor_cannot_save_a_chat_or_a_vote_into_the_owners_files(app, monke
         ada.act_on_page("_act", "chat_page", click=(word, value))
     assert {path for path in app.workspace.runs_dir.rglob("*") if path.is_file()} - before <= {
         app.workspace.runs_dir / name for name in ("visitors.sqlite", "visitors.sqlite-journal")}
+
+
+class Guarded(EchoServing):
+    """The same, with a guard that finds everything harmful."""
+
+    def ask_all(self, questions):
+        questions = list(questions)
+        for place, question in enumerate(questions):
+            Guarded.asked.append((question.kind, question.model))
+            if question.kind == "classify":
+                yield place, {"who": "classified", "classified": {"labels": {"request": "unharmful", "response": "harmful"}}}
+        if questions[0].kind != "classify":
+            yield from super().ask_all(questions)
+
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+
+def test_a_visitors_chat_is_guarded_without_any_click_and_her_vote_is_said_to_count_nowhere(app, monkeypatch):
+    for module in ("core.compare.asking", "core.ui.chat_page"):
+        monkeypatch.setattr(f"{module}.serving_of", Guarded)
+    Guarded.asked.clear()
+    ada = app.browser()
+    below = json.dumps(ada.act_on_page("_open", "chat_page"))
+    assert "Your votes are not counted" in below
+    assert "No votes yet" not in below
+    sent = ada.act_on_page("_send", "chat_page", Message="how is my rye loaf doing")
+    assert ("classify", "embedded") in Guarded.asked
+    assert "gw-veil" in json.dumps(sent)
+    Guarded.asked.clear()
+    hasty = app.browser()  # sends before the page has opened
+    hasty.act_on_page("_send", "chat_page", Message="how is my rye loaf doing", view="")
+    assert ("classify", "embedded") in Guarded.asked
+
+
+def test_a_visitor_cannot_take_another_ones_rehearsed_guard(app, monkeypatch):
+    for module in ("core.compare.asking", "core.ui.chat_page"):
+        monkeypatch.setattr(f"{module}.serving_of", Guarded)
+    Guarded.asked.clear()
+    make(app.workspace, "rsft-0007", visitor="somebody else").dir.joinpath("adapter").mkdir()
+    ada = app.browser()
+    opened_page = json.dumps(ada.act_on_page("_open", "chat_page"))
+    assert "rsft-0007" not in opened_page
+    for changes in ({"Guard": "run:rsft-0007"}, {"Models": ["run:rsft-0007"]}):
+        ada.act_on_page("_send", "chat_page", Message="hello", **changes)
+    assert not [model for _, model in Guarded.asked if model == "run:rsft-0007"]
 
 
 def test_visitors_without_a_name_are_not_the_owner(app):

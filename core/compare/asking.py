@@ -15,6 +15,7 @@ from core.records import Episode
 from core.runs import Workspace
 from core.serving import LAST, Question, serving_of
 
+UNHEARD = "stopped before the guard had answered"
 Changed = set[int]
 """Places of columns that look different now."""
 
@@ -104,18 +105,23 @@ def _guarded(workspace: Workspace, guard: str, prompt: str, made: Mapping[int, A
             return
         questions = [Question(guard, [{"role": "user", "content": prompt}, {"role": "assistant", "content": made[place].text}],
                               kind="classify", who=who) for place in whole]
-        for index, event in serving_of(workspace).ask_all(questions):
-            answer = made[whole[index]]
-            meters[index].hear(event)
-            if event["who"] == "classified":
-                answer.guard = Classified.model_validate(event["classified"])
-            elif event["who"] == "error":
-                answer.guard_problem = str(event["text"])
-            elif event["who"] == "stopped":
-                answer.guard_problem = "stopped before the guard had answered"
-            else:
-                continue
-            yield {whole[index]}
+        try:
+            for index, event in serving_of(workspace).ask_all(questions):
+                answer = made[whole[index]]
+                meters[index].hear(event)
+                if event["who"] == "classified":
+                    answer.guard = Classified.model_validate(event["classified"])
+                elif event["who"] == "error":
+                    answer.guard_problem = str(event["text"])
+                elif event["who"] == "stopped":
+                    answer.guard_problem = UNHEARD
+                else:
+                    continue
+                yield {whole[index]}
+        finally:  # nobody listens any more: nothing is waited for, then
+            for place in whole:
+                if made[place].guard is None:
+                    made[place].guard_problem = made[place].guard_problem or UNHEARD
 
 
 def _key(workspace: Workspace, model: str, key: str) -> str:

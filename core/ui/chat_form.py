@@ -10,6 +10,7 @@ import gradio as gr
 
 from core.chat_models import Offer, Sampling, chat_model_for
 from core.compare.records import LETTERS, MOST_COLUMNS, Column, Comparison, checked_columns
+from core.guard.offers import UNTRAINED, first_guard, guard_offers
 from core.methods import UserError
 from core.runs import Workspace
 from core.ui import chat_view, html
@@ -20,6 +21,8 @@ OWN = ("temperature", "top_p", "max_new_tokens", "system")
 USUAL: dict[str, float | int] = {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 256, "seed": 42}
 """Options until somebody changes them."""
 NO_GUARD = ""
+AGAIN = "again"
+"""Chosen among the models: one more column of the first one, so that it can be compared with itself at other settings."""
 KEY_PLACE = 7
 """Of the API key among `ChatForm.fields`."""
 
@@ -37,8 +40,10 @@ class ChatForm:
             with gr.Row(elem_classes="gw-form"):
                 self.models = gr.Dropdown(offered, value=["embedded"], label="Models", multiselect=True, max_choices=MOST_COLUMNS,
                                           allow_custom_value=True, interactive=True, scale=2,
-                                          info="One to four, a column each; type openai:<model>@<base url> for a server.")
-                self.guard = gr.Dropdown([("none", NO_GUARD)], label="Guard", allow_custom_value=True, interactive=True, scale=1,
+                                          info=_models_words(free=True))
+                # who sends before the page has opened is guarded, too, where everybody may come in
+                self.guard = gr.Dropdown([("none", NO_GUARD), (f"embedded ({UNTRAINED})", "embedded")], label="Guard", interactive=True,
+                                         value="embedded" if self.workspace.access.public else NO_GUARD, allow_custom_value=True, scale=1,
                                          info="Labels each message and answer.")
             with gr.Row(elem_classes="gw-form"):
                 self.temperature = gr.Number(USUAL["temperature"], label="Temperature", minimum=0, maximum=5, step=0.1, interactive=True,
@@ -71,23 +76,33 @@ class ChatForm:
         trained = [ref for _, ref in offered if ref != "embedded"]
         return ["embedded", *trained[:1]]
 
+    def preset_guard(self, guards: Sequence[Offer]) -> str:
+        """What a new chat is guarded by: in a public demo by the best there is, in a private app by none until one is chosen."""
+        return first_guard(guards, self.workspace) if self.workspace.access.public else NO_GUARD
+
     def fresh(self, offered: Sequence[Offer]) -> Comparison:
         """A comparison in which nothing is said yet, as the fields are when the page opens."""
         try:
             columns = checked_columns(self.preset(offered))
         except UserError:
             columns = [Column(model="embedded")]
-        return Comparison(columns=columns, options=dict(USUAL))
+        return Comparison(columns=columns, options=dict(USUAL), guard=self.preset_guard(guard_offers(offered, self.workspace)))
 
     def opened(self, comparison: Comparison | None, offers: Sequence[Offer], free: bool) -> Updates:
         """The fields as a comparison has them; lists as they are now. free: other models may be typed, too."""
-        guards = [("none", NO_GUARD), *(offer for offer in offers if offer[1].startswith("run:"))]
+        guards = guard_offers(offers, self.workspace)
+        guard = comparison.guard if comparison else self.preset_guard(guards)
         hidden = comparison is not None and comparison.names_hidden
-        chosen = [column.model for column in comparison.columns] if comparison else self.preset(offers)
+        chosen = _chosen([column.model for column in comparison.columns] if comparison else self.preset(offers), hidden)
+        if not free:  # a link may lead to a comparison of models that are on somebody else's list
+            known = {AGAIN, *(ref for _, ref in offers)}
+            chosen = chosen if known.issuperset(chosen) else self.preset(offers)
+            guard = guard if guard in {NO_GUARD, *(ref for _, ref in guards)} else self.preset_guard(guards)
         takes_key = free or any(_needs_key(self.workspace, ref) for _, ref in offers)
         updates: Updates = {self.key: gr.Textbox(visible=takes_key),
-                            self.models: gr.Dropdown(offers, value=sorted(chosen) if hidden else chosen, allow_custom_value=free),
-                            self.guard: gr.Dropdown(guards, value=comparison.guard if comparison else NO_GUARD, allow_custom_value=free)}
+                            self.models: gr.Dropdown([*offers, ("the first of them, again", AGAIN)], value=chosen, allow_custom_value=free,
+                                                     info=_models_words(free)),
+                            self.guard: gr.Dropdown([("none", NO_GUARD), *guards], value=guard, allow_custom_value=free)}
         if comparison is not None:
             options = {**USUAL, **comparison.options}
             updates.update({self.temperature: options["temperature"], self.top_p: options["top_p"],
@@ -159,7 +174,25 @@ def _read(values: Sequence[Any]) -> tuple[list[str], str, dict[str, float | int]
                 found[name] = int(number) if name == "max_new_tokens" else number
         Sampling.of({name: value for name, value in found.items() if name != "system"})
         own[place] = found
-    return list(models or []), str(guard or "").strip(), options, str(system or ""), {place: found for place, found in own.items() if found}
+    own = {place: found for place, found in own.items() if found}
+    return _columns_of(list(models or [])), str(guard or "").strip(), options, str(system or ""), own
+
+
+def _columns_of(chosen: list[str]) -> list[str]:
+    """A model for each column: AGAIN stands for the first model that is chosen."""
+    named = [ref for ref in chosen if ref != AGAIN]
+    return [named[0] if ref == AGAIN else ref for ref in chosen] if named else []
+
+
+def _chosen(models: list[str], hidden: bool) -> list[str]:
+    """The choice that leads to these columns. hidden: in an order that does not tell which column is which."""
+    once = list(dict.fromkeys(sorted(models) if hidden else models))
+    once.sort(key=lambda ref: models.count(ref) < 2)  # AGAIN is the first one's
+    return [*once, AGAIN] if len(once) < len(models) else once
+
+
+def _models_words(free: bool) -> str:
+    return "One to four, a column each" + ("; type openai:<model>@<base url> for a server." if free else ".")
 
 
 def _number(value: Any, name: str, default: float) -> float:

@@ -154,9 +154,11 @@ class ChatPage:
 
     def _below(self) -> str:
         """Votes so far, and earlier comparisons; of visitors nothing is kept, so nothing is listed."""
-        given = [] if self.workspace.access.viewer() else votes(self.workspace)
-        parts = [html.card_header("Votes", "blind ones: the names were hidden until the vote"), chat_view.duel_table(duels(given))]
-        if not self.workspace.access.viewer():
+        if self.workspace.access.viewer():
+            parts = [html.card_header("Votes", "of this visit only"), chat_view.visitors_votes()]
+        else:
+            parts = [html.card_header("Votes", "blind ones: the names were hidden until the vote"),
+                     chat_view.duel_table(duels(votes(self.workspace)))]
             rows: list[list[html.Cell]] = [
                 [html.link(one.exchanges[0].prompt[:80], f"/chat?chat={one.id}"), len(one.exchanges),
                  "hidden" if one.names_hidden else ", ".join(column.model for column in one.columns), ago(one.created)]

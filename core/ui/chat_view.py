@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from core.compare.records import ALL_BAD, LETTERS, TIE, Answer, Comparison, Exchange
 from core.compare.votes import Duel
+from core.evals.prompting import FALLBACK
 from core.guard.schema import Classified
 from core.records import Episode
 from core.ui import html
@@ -59,13 +60,13 @@ def exchange_box(comparison: Comparison, number: int, place: int, live: Sequence
     """The message and this column's answer to it."""
     exchange = comparison.exchanges[number]
     answer = exchange.answers[place]
-    veiled = _harmful(exchange)
+    veiled, held = _harmful(exchange), _held_back(comparison, answer)
     edit = html.small_link("Edit", "edit", str(number)) if place == 0 and not _writing(exchange) else None
     asked = veil_block(html.div(exchange.prompt, "gw-written"), veiled)
     prompt = html.div(asked + _request_line(answer) + (html.div(edit, "gw-acts") if edit else Markup()), "gw-asked")
     hidden = comparison.names_hidden
-    body = _two_agents(answer.episode, veiled) if answer.episode is not None and not hidden else Markup()
-    parts = [prompt, body, _reply(answer, live, hidden), _guard_line(comparison, answer), _acts(exchange, number, place)]
+    body = _two_agents(answer.episode, veiled or _must_be_read(comparison)) if answer.episode is not None and not hidden else Markup()
+    parts = [prompt, body, _reply(answer, live, hidden, held), _guard_line(comparison, answer), _acts(exchange, number, place)]
     return html.element("article", html.join(parts), "gw-turn", aria_label=f"{comparison.letter(place)}, message {number + 1}")
 
 
@@ -75,24 +76,41 @@ def thinking(text: str) -> tuple[str, str]:
     return (found[1].strip(), text[found.end():].strip()) if found else ("", text.strip())
 
 
-def _reply(answer: Answer, live: Sequence[dict[str, Any]], hidden: bool) -> Markup:
-    """hidden: say nothing that tells which model it is, such as what is being loaded or whether two agents speak."""
+def _must_be_read(comparison: Comparison) -> bool:
+    """In a public demo with a guard a text is blurred until the guard has called it unharmful; it reads no answer that was revised."""
+    return bool(comparison.owner and comparison.guard)
+
+
+def _held_back(comparison: Comparison, answer: Answer) -> bool:
+    """From the first word on: who reads a text as it grows has read it before any verdict is there. No verdict is no leave either."""
+    return _must_be_read(comparison) and (answer.guard is None or answer.guard.labels.response != "unharmful")
+
+
+def _blurred(inner: Markup, veiled: bool, shut: bool) -> Markup:
+    """shut: without a Show of its own, which would be lost with every word that is added; the page's switch lifts the blur."""
+    return html.div(html.div(inner, "txt"), "gw-veil gw-veil-block gw-veil-shut") if shut else veil_block(inner, veiled)
+
+
+def _reply(answer: Answer, live: Sequence[dict[str, Any]], hidden: bool, held: bool) -> Markup:
+    """hidden: say nothing that tells which model it is, such as what is being loaded or whether two agents speak. held: see _held_back."""
     parts: list[str] = []
-    veiled = answer.guard is not None and answer.guard.labels.response == "harmful"
+    veiled, shut = held or (answer.guard is not None and answer.guard.labels.response == "harmful"), held and not answer.over
     if not answer.over and not answer.text and not live:
         parts.append(html.progress_bar(None, STARTING))
     for event in live if not answer.over else ():
         if event["who"] == "feedback" and not hidden:
-            parts.append(html.div(html.element("b", "Feedback agent writes ") + html.span(str(event["text"])), "gw-help gw-live-note"))
+            note = html.div(html.element("b", "Feedback agent writes ") + html.span(str(event["text"])), "gw-help gw-live-note")
+            parts.append(_blurred(note, held, shut))
         elif event["who"] == "queue":
             parts.append(html.progress_bar(None, f"{plural(event['position'], 'question')} before this one"))
         elif event["who"] == "status":
             parts.append(html.progress_bar(None, LOADING if hidden else str(event["text"])))
     thought, text = thinking(answer.text)
     if thought:
-        parts.append(fold("Its reasoning" if text or answer.over else "It reasons …", veil_block(html.div(thought, "gw-written"), veiled)))
+        parts.append(fold("Its reasoning" if text or answer.over else "It reasons …",
+                          _blurred(html.div(thought, "gw-written"), veiled, shut)))
     if text:
-        parts.append(veil_block(written(text), veiled))
+        parts.append(_blurred(written(text), veiled, shut))
     elif answer.over == "end":
         parts.append(html.div("It wrote nothing." if not thought else "It reasoned, and then wrote nothing.", "gw-help"))
     if answer.over == "error":
@@ -140,8 +158,12 @@ def _guard_line(comparison: Comparison, answer: Answer) -> Markup:
     if answer.guard is None:
         if comparison.guard and answer.whole:
             return html.div(html.span("Guard reads the answer …", "gw-sub"), "gw-guard")
+        if answer.text and _held_back(comparison, answer):
+            why = "it reads whole answers only" if answer.over else "the text is blurred until it has read the answer"
+            return html.div(html.span("Guard") + Markup(" ") + html.span(why, "gw-sub"), "gw-guard")
         return Markup()
-    return html.div(html.join([html.span("Guard"), *_chips(answer.guard)], " "), "gw-guard") + _reasons(answer.guard)
+    guess = html.span("asked zero-shot, a guess", "gw-sub") if answer.guard.prompt_format == FALLBACK else None
+    return html.div(html.join([html.span("Guard"), *_chips(answer.guard), guess], " "), "gw-guard") + _reasons(answer.guard)
 
 
 def _chips(said: Classified) -> list[Markup]:
@@ -229,3 +251,10 @@ def duel_table(duels: Sequence[Duel]) -> Markup:
         rows.append([duel.one, duel.other, shown, duel.one_wins, duel.other_wins, duel.ties, duel.both_bad, duel.seen])
     return html.table(["Model", "against", "is better in", "wins", "losses", "ties", "both bad", "names in sight"], rows,
                       right=(3, 4, 5, 6, 7), label="votes")
+
+
+def visitors_votes() -> Markup:
+    """What becomes of a vote in a public demo, in place of the table."""
+    return html.empty_state("Your votes are not counted", "A vote uncovers the names and stays with its chat, which the app keeps in "
+                            "memory for a while and then forgets. It is written nowhere, and no table is made of visitors' votes; in a "
+                            "copy of your own one stands here, with intervals.")
