@@ -11,7 +11,7 @@ the public half.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MODES = ("private", "public")
 READ_ONLY = ("This is a public demo: its runs can be read, and nothing but the rehearsal can be started. To train, duplicate the Space, "
              "set GUARDWALTZ_OWNERS to your name, and open your copy (docs/deploy.md).")
+ANSWER = 256
+"""Tokens of an answer where nobody says how many (core.chat_models.Sampling)."""
 
 
 class Act(StrEnum):
@@ -63,7 +65,9 @@ class Limits:
     minutes: int = 20
     """Minutes of answers and rehearsals for a visitor and day (UTC)."""
     tokens: int = 20_000
-    """Tokens of answers for a visitor and day (UTC)."""
+    """Tokens for a visitor and day (UTC): of answers, and of all that a model reads for each."""
+    answer: int = 1024
+    """Tokens of one answer at most."""
     per_address: int = 3
     """How many visitors' worth of minutes, tokens and rehearsals one network address may use: people share offices."""
     keep_hours: int = 24
@@ -126,7 +130,23 @@ def _check_models(settings: Settings) -> None:
 
 
 class Meter:
-    """What one question has used so far; `hear` takes the events of core/serving.py as they come."""
+    """What one question may use, and has used so far; `hear` takes the events of core/serving.py as they come."""
+
+    tokens: int | None = None
+    """Tokens that it may write at most; None = as many as it wants."""
+    seconds: float | None = None
+    """Seconds that its answer may take, waiting in a line aside; None = as long as it wants."""
+
+    def within(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Sampling options with an answer that is not longer than it may be."""
+        wanted = int(options.get("max_new_tokens") or ANSWER)
+        return {**options, "max_new_tokens": min(wanted, self.tokens)} if self.tokens is not None else dict(options)
+
+    def note(self, options: Mapping[str, Any]) -> str:
+        """Why an answer that was cut at the limit has fewer tokens than `options` say; "" where it has not."""
+        if self.tokens is None or int(options.get("max_new_tokens") or ANSWER) <= self.tokens:
+            return ""
+        return f"this public demo let it write {self.tokens:,} tokens at most: each answer has a limit, and so has each day"
 
     def hear(self, event: Mapping[str, Any]) -> None:
         """Count an event."""
@@ -164,10 +184,27 @@ class Access:
         """The model references that may be used; None = any."""
         return None
 
+    def demand_models(self, workspace: Workspace, models: Sequence[str]) -> None:
+        """UserError where one of these may not be used. Tells nothing of what is on this machine's disk."""
+
+    def demand_share(self, workspace: Workspace) -> None:
+        """UserError where nothing is left of what whoever asks may use today."""
+
     @contextmanager
-    def asking(self, workspace: Workspace, model: str, judge: str = "") -> Iterator[Meter]:
-        """Around one question to a model: UserError where it may not be asked; the meter is charged at the end."""
+    def asking(self, workspace: Workspace, model: str, judge: str = "", reads: int = 0, writes: int = 0) -> Iterator[Meter]:
+        """Around one question to a model: UserError where it may not be asked; the meter is charged at the end.
+
+        reads: characters of its messages. writes: tokens of its answer at most; 0 = as many as it may have."""
         yield Meter()
+
+    def network(self) -> str:
+        """Where whoever asks now comes from; "" where that does not matter."""
+        return ""
+
+
+def characters(messages: Sequence[Mapping[str, str]]) -> int:
+    """What a model reads."""
+    return sum(len(one["content"]) for one in messages)
 
 
 OWNER = Access()

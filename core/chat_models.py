@@ -91,7 +91,7 @@ class ChatModel:
     local: ClassVar[bool] = True
     """It computes on this machine, so it takes turns with the others and its memory counts. False: texts leave the machine."""
     key: ClassVar[str] = ""
-    """Environment variable of the key it needs; "" = none."""
+    """Environment variable of the key it needs; "" = none. core.api_key.ApiKey(self.given_key, self.key) reads and checks it."""
 
     def __init__(self, ref: ModelRef, workspace: Workspace, key: str = "") -> None:
         """Cheap: weights and connections are opened by the first `answer`. key: a visitor's own, in place of the environment's."""

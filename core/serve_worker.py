@@ -25,10 +25,11 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.active import StopRequested
+from core.api_key import hide
 from core.chat_models import Sampling, Words
 from core.guard.worker import GuardDesk
 from core.methods import UserError
@@ -80,12 +81,13 @@ class ServeWorker:
         except (Stopped, StopRequested):
             asking.tell("stopped")
         except UserError as error:
-            asking.tell("error", text=str(error))
+            asking.tell("error", text=hide(str(error), *self._keys(question)))
         except Exception as error:
             import traceback
 
-            traceback.print_exc()
-            asking.tell("error", text=sentence(error))
+            keys = self._keys(question)  # whatever a library's error holds, it is for the log and for other people's eyes
+            print(hide(traceback.format_exc(), *keys), file=sys.stderr, end="", flush=True)
+            asking.tell("error", text=sentence(error, keys))
         finally:
             self.cancelled.discard(asking.number)
 
@@ -122,6 +124,11 @@ class ServeWorker:
         return {"episode": episode.model_dump(exclude_none=True) if episode else None, "tokens": outcome.tokens,
                 "prompt_tokens": outcome.prompt_tokens, "finish": outcome.finish, "note": outcome.note, "usd": outcome.usd,
                 "writing": round(hear.seconds, 2)}
+
+    def _keys(self, question: dict[str, Any]) -> list[str]:
+        """Those that may have gone into this question's requests."""
+        variables = {kind.key for kind in self.workspace.plugins.chat_models.values() if kind.key}
+        return [str(question.get("key") or ""), *(os.environ.get(name, "") for name in variables)]
 
     def _turn(self, model: ChatModel) -> contextlib.AbstractContextManager[None]:
         return self.turns.held() if model.local else contextlib.nullcontext()
@@ -199,9 +206,9 @@ def verdict_words(verdict: Any) -> str:
     return " and ".join(faults) or "good"
 
 
-def sentence(error: BaseException) -> str:
-    """A failure in one sentence."""
-    text = str(error).strip().splitlines()
+def sentence(error: BaseException, keys: Sequence[str] = ()) -> str:
+    """A failure in one sentence, without these keys."""
+    text = hide(str(error), *keys).strip().splitlines()
     if isinstance(error, MemoryError) or any("out of memory" in line.lower() or "can't allocate memory" in line.lower() for line in text):
         return "The model does not fit into the memory; choose a smaller one, or stop the run that is training."
     return f"The model failed ({type(error).__name__}: {text[0][:300] if text else 'no message'}); serving.log in the runs folder has more."

@@ -11,7 +11,7 @@ Events are dictionaries. `who` is
     classified what a guard says of a prompt and its response: `classified` (core.guard.schema.Classified)
     end        `seconds`, `tokens`, `writing` (seconds from the first words to the last), `finish` (stop, length, refused), `note`, `usd`;
                `episode` (core.records.Episode) where two agents spoke, with verdicts where a judge was asked
-    stopped    the question was given up
+    stopped    the question was given up; `text` says why, where that was not whoever asked it
     error      one sentence: `text`
 Each answer ends with exactly one of the last three. Whoever stops listening (closes the iterator) gives the question up.
 """
@@ -27,7 +27,8 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -35,7 +36,7 @@ from typing import Any, Literal
 from core.records import Side
 from core.runs import REPOSITORY, Workspace
 from core.serve_lent import LentWorker
-from core.serve_worker import OVER_MEMORY, Event
+from core.serve_worker import OVER_MEMORY, Event, sentence
 from core.zero_gpu import lends
 
 LAST = ("end", "stopped", "error")
@@ -59,8 +60,8 @@ class Question:
     options: dict[str, Any] = field(default_factory=dict)
     """Fields of core.chat_models.Sampling; what is not given is its default."""
     kind: Literal["answer", "classify"] = "answer"
-    """classify: `model` is a guard, `messages` are a prompt and perhaps the response to it, `options` those of core.guard.schema.How and
-    prompt_format."""
+    """classify: `model` is a guard, `messages` are a prompt and perhaps the response to it, `options` those of core.guard.schema.How,
+    prompt_format, and at_most: tokens that whoever asks may have of an answer."""
     judge: str = ""
     """Asked about every reply of two agents; "" = nobody is."""
     side: Side | None = None
@@ -69,6 +70,8 @@ class Question:
     """A visitor's own key for a hosted model: it goes to the worker's memory and nowhere else."""
     who: str = ""
     """Who asks, for `Serving.give_up`: a browser's session."""
+    seconds: float | None = None
+    """How long its answer may take, waiting in a line aside; None = as long as it wants."""
 
 
 class _Worker:
@@ -158,29 +161,50 @@ class Serving:
 
     def ask(self, question: Question) -> Iterator[Event]:
         """The events of an answer (see above), as they come. The worker is started by the first question."""
-        yield from self._through(self._stand_in_line(question.who), question)
+        with contextlib.closing(self.ask_all([question])) as events:
+            for _, event in events:
+                yield event
 
-    def ask_all(self, questions: Sequence[Question]) -> Iterator[tuple[int, Event]]:
+    def ask_all(self, questions: Sequence[Question]) -> Generator[tuple[int, Event], None, None]:
         """The events of several answers as they come, each with the place of its question. Stopping to listen gives all of them up."""
         numbers = [self._stand_in_line(question.who) for question in questions]
         heard: queue.Queue[tuple[int, Event]] = queue.Queue()
 
         def listen(place: int) -> None:
-            for event in self._through(numbers[place], questions[place]):
-                heard.put((place, event))
+            try:
+                for event in self._through(numbers[place], questions[place]):
+                    heard.put((place, event))
+            except Exception as error:
+                heard.put((place, {"who": "error", "text": sentence(error)}))
+                raise
 
         for place in range(len(questions)):
             here = contextvars.copy_context()  # who asks: a lent GPU is taken from their quota
             threading.Thread(target=here.run, args=(listen, place), name="column", daemon=True).start()
-        waited = len(questions)
+        waited = set(range(len(questions)))
+        began = dict.fromkeys(waited, time.monotonic())
         try:
             while waited:
-                place, event = heard.get()
-                waited -= event["who"] in LAST
-                yield place, event
+                ends = {place: began[place] + limit for place in waited if (limit := questions[place].seconds) is not None}
+                left = min(ends.values()) - time.monotonic() if ends else None
+                if left is not None and left <= 0:  # its model may be silent for long, and is not waited for
+                    place = min(ends, key=lambda one: ends[one])
+                    self._give_up([numbers[place]])
+                    event = {"who": "stopped", "text": f"its time is over: it could take {ends[place] - began[place]:.0f} seconds"}
+                else:
+                    try:
+                        place, event = heard.get(timeout=left)
+                    except queue.Empty:
+                        continue
+                if place in waited:
+                    if event["who"] == "queue":
+                        began[place] = time.monotonic()
+                    elif event["who"] in LAST:
+                        waited.remove(place)
+                    yield place, event
         finally:
             if waited:
-                self._give_up(numbers)
+                self._give_up([numbers[place] for place in waited])
 
     def give_up(self, who: str) -> None:
         """Stop every question of this asker, waiting or in work; their answers end with "stopped"."""
@@ -228,9 +252,11 @@ class Serving:
                     self._turn.wait(LOOK_EVERY)
                     position = self._before(number)
             if not position:
-                return
+                break
             told = position
             yield {"who": "queue", "position": position}
+        if told and number not in self._given_up:
+            yield {"who": "status", "text": "asked; no word yet"}  # it waits no more, and begins to be counted
 
     def _before(self, number: int) -> int:
         """How many questions must end first."""

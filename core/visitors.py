@@ -11,8 +11,9 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ JUDGES = ("", "none", "rules")
 """Judges that cost nothing."""
 ACTIVE = ("queued", "running")
 CHARS_PER_TOKEN = 4
-"""Where a service does not say how many tokens it wrote."""
+"""Where a service does not say how many tokens it read or wrote."""
 NO_MORE = "It starts anew at midnight UTC; a copy of the Space of your own has no such limit."
 
 
@@ -64,25 +65,53 @@ def today(moment: float | None = None) -> str:
 
 
 class Question(Meter):
-    """Counts one answer: from the moment it is no longer waiting in a line."""
+    """Counts one answer, and what was read for it: from the moment it is no longer waiting in a line."""
 
-    def __init__(self) -> None:
+    tokens: int
+    seconds: float
+
+    def __init__(self, reads: int = 0) -> None:
+        """reads: tokens of its messages, about."""
         self.begun = time.monotonic()
+        self.reads = reads
+        self._waits = False
         self._texts: dict[Any, int] = {}
-        self._tokens = 0
+        self._tokens = self._prompt_tokens = 0
 
     def hear(self, event: Mapping[str, Any]) -> None:
-        """Waiting is free; of each turn the longest text counts; a service's own number of tokens counts more than ours."""
+        """Waiting is free; of each turn the longest text counts; a service's own numbers of tokens count more than ours."""
         if event.get("who") == "queue":
-            self.begun = time.monotonic()
+            self.begun, self._waits = time.monotonic(), True
+        elif event.get("who") != "stopped":
+            self._waits = False
         if isinstance(text := event.get("text"), str) and event.get("turn") is not None:
             self._texts[event["turn"]] = max(len(text), self._texts.get(event["turn"], 0))
         if isinstance(event.get("tokens"), int):
             self._tokens = max(self._tokens, event["tokens"])
+        if isinstance(event.get("prompt_tokens"), int):
+            self._prompt_tokens = max(self._prompt_tokens, event["prompt_tokens"])
 
     def used(self) -> tuple[float, int]:
         """(seconds, tokens)."""
-        return time.monotonic() - self.begun, self._tokens or -(-sum(self._texts.values()) // CHARS_PER_TOKEN)
+        written = self._tokens or about(sum(self._texts.values()))
+        return time.monotonic() - self.begun, written + (0 if self._waits else self._prompt_tokens or self.reads)
+
+
+def about(characters: int) -> int:
+    """How many tokens a text has, where nobody says it."""
+    return -(-characters // CHARS_PER_TOKEN)
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What a visitor, or a network, has left of today."""
+
+    key: str
+    whose: str
+    questions: int
+    """How many of its questions may be under way at once."""
+    seconds: float
+    tokens: int
 
 
 class VisitorAccess(Access):
@@ -98,6 +127,7 @@ class VisitorAccess(Access):
         self._lock = threading.Lock()
         self._asking: Counter[str] = Counter()
         """{key of a visitor or an address: its questions under way}; "" = those of all."""
+        self._under_way: list[tuple[Visitor, Question]] = []
 
     def may(self, act: Act) -> bool:
         """Reading needs no leave."""
@@ -123,7 +153,7 @@ class VisitorAccess(Access):
         self.demand(Act.REHEARSE if is_rehearsal(method, values) else Act.START)
         who = self.who()
         with self._lock:
-            self._refuse_spent(workspace, who)
+            self._left(workspace, who)
             jobs = [run for run in visitors_runs(workspace) if run.state in ACTIVE]
             if mine := [run for run in jobs if run.status["visitor"] == who.key]:
                 raise UserError(f"One rehearsal at a time: {mine[0].id} of yours is {mine[0].state}; wait until it ends.")
@@ -144,36 +174,55 @@ class VisitorAccess(Access):
                 found += _made(run)
         return list(dict.fromkeys(found))
 
+    def demand_models(self, workspace: Workspace, models: Sequence[str]) -> None:
+        """All of the list. What is empty names none."""
+        allowed = self.models(workspace)
+        for model in filter(None, (text.strip() for text in models)):
+            _refuse_unlisted(model, allowed)
+
+    def demand_share(self, workspace: Workspace) -> None:
+        """Something left of today."""
+        with self._lock:
+            self._left(workspace, self.who())
+
+    def network(self) -> str:
+        """The address, as a keyed hash."""
+        return self.who().address
+
     @contextmanager
-    def asking(self, workspace: Workspace, model: str, judge: str = "") -> Iterator[Meter]:
+    def asking(self, workspace: Workspace, model: str, judge: str = "", reads: int = 0, writes: int = 0) -> Iterator[Meter]:
         """A model of the list, a judge that costs nothing, a place in the line, and something left of today's share."""
         self.demand(Act.ASK)
-        if model not in (allowed := self.models(workspace)):
-            raise UserError(f"{model!r} is not offered in this public demo; choose one of: {', '.join(allowed)}.")
+        _refuse_unlisted(model, self.models(workspace))
         if judge not in JUDGES:
             raise UserError(f"{judge!r} is not offered as a judge in this public demo; write rules or none.")
         who = self.who()
         with self._lock:
-            self._refuse_spent(workspace, who)
+            left = self._left(workspace, who)
             if self._asking[who.key] >= self.limits.columns:
                 raise UserError(f"{self.limits.columns} questions of yours are being answered; wait for one of them, or stop it.")
             if self._asking[who.address] >= self.limits.columns * self.limits.per_address or self._asking[""] >= self.limits.questions:
                 raise UserError("Too many questions wait already; try again in a minute.")
+            question = Question(about(reads))
+            question.seconds, question.tokens = self._promised(left, question.reads, writes)
             self._asking.update((who.key, who.address, ""))
-        question = Question()
+            self._under_way.append((who, question))
         try:
             yield question
         finally:
             with self._lock:
                 self._asking -= Counter((who.key, who.address, ""))  # which forgets those at 0
-            for key in (who.key, who.address):
-                self.ledger.add(key, *question.used())
+                self._under_way.remove((who, question))
+                for key in (who.key, who.address):
+                    self.ledger.add(key, *question.used())
 
     # Today's share
 
-    def _refuse_spent(self, workspace: Workspace, who: Visitor) -> None:
+    def _left(self, workspace: Workspace, who: Visitor) -> list[_Left]:
+        """Of the visitor and of the network. UserError where one of them has used it up."""
         if not who.key:
             raise UserError("The app cannot tell who asks: allow cookies for this page, or open it in a tab of its own.")
+        found = []
         for key, times, whose in ((who.key, 1, "Your"), (who.address, self.limits.per_address, "Your network's")):
             seconds, tokens = self.ledger.used(key)
             seconds += rehearsed_seconds(workspace, key)
@@ -181,6 +230,29 @@ class VisitorAccess(Access):
                 raise UserError(f"{whose} {self.limits.minutes * times} minutes of today are used up. {NO_MORE}")
             if tokens >= self.limits.tokens * times:
                 raise UserError(f"{whose} {self.limits.tokens * times:,} tokens of today are used up. {NO_MORE}")
+            found.append(_Left(key, whose, self.limits.columns * times, 60 * self.limits.minutes * times - seconds,
+                               self.limits.tokens * times - tokens))
+        return found
+
+    def _promised(self, left: Sequence[_Left], reads: int, writes: int) -> tuple[float, int]:
+        """(seconds, tokens to write) for one more question: an equal part of what is free for each that may still come beside it, so that
+        all together keep within the day, and the columns of a comparison have the same."""
+        seconds, tokens = float("inf"), min(writes or self.limits.answer, self.limits.answer)
+        for one in left:
+            others = [question for who, question in self._under_way if one.key in (who.key, who.address)]
+            free = one.tokens - sum(other.reads + other.tokens for other in others) - reads
+            if free < 1:
+                raise UserError(f"{one.whose} tokens of today do not reach for this: about {reads:,} would be read, and {one.tokens:,} are "
+                                f"left, with what questions under way may need. {NO_MORE}")
+            share = one.questions - len(others)
+            seconds = min(seconds, (one.seconds - sum(other.seconds for other in others)) / share)
+            tokens = min(tokens, max(1, free // share))
+        return max(1.0, seconds), tokens
+
+
+def _refuse_unlisted(model: str, allowed: Sequence[str]) -> None:
+    if model not in allowed:
+        raise UserError(f"{model!r} is not offered in this public demo; choose one of: {', '.join(allowed)}.")
 
 
 def root_of(run: Run) -> Run:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 from core import ChatModel, Outcome, UserError, Words, hookimpl
 
@@ -35,29 +34,30 @@ class ServerChat(ChatModel):
         import httpx
 
         from core.active import StopRequested
+        from core.api_key import ApiKey
 
-        key = self.given_key or os.environ.get(self.key, "")
+        key = ApiKey(self.given_key, self.key)
         body = {"model": self.ref.name, "messages": list(messages), "max_tokens": sampling.max_new_tokens,
                 "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed, "stream": True,
                 "stream_options": {"include_usage": True}}
-        heard = _Heard()
+        heard = _Heard(key)
         try:
-            with httpx.Client(timeout=httpx.Timeout(SILENCE, connect=CONNECT), headers={"Authorization": f"Bearer {key}"} if key else {}) \
-                    as client, client.stream("POST", self.url, json=body) as reply:
+            with httpx.Client(timeout=httpx.Timeout(SILENCE, connect=CONNECT), headers=key.headers) as client, \
+                    client.stream("POST", self.url, json=body) as reply:
                 if reply.status_code != 200:
                     from core.lm.engine_server import reason_of
 
                     reply.read()
-                    raise UserError(f"{self.url} answered with status {reply.status_code} ({reason_of(reply)}); check the model's name, "
-                                    f"the address and {self.key}.")
+                    raise UserError(f"{self.url} answered with status {reply.status_code} ({reason_of(reply, key)}); check the model's "
+                                    f"name, the address and {self.key}.")
                 for line in reply.iter_lines():
                     if should_stop():
                         raise StopRequested
                     if heard.take(line, self.url):
                         tell(Words("reply", 0, heard.text))
         except httpx.HTTPError as error:
-            raise UserError(f"{self.url} did not answer ({type(error).__name__}: {str(error) or 'no reason given'}); check that the server "
-                            "runs and is reached from here.") from None
+            raise UserError(f"{self.url} did not answer ({type(error).__name__}: {key.hide(str(error)) or 'no reason given'}); check that "
+                            "the server runs and is reached from here.") from None
         if not heard.any:
             raise UserError(f"{self.url} sent no answer in OpenAI's format; check the address (it most often ends with /v1).")
         tell(Words("reply", 0, heard.text, done=True))
@@ -69,7 +69,8 @@ class ServerChat(ChatModel):
 class _Heard:
     """What has come of a stream so far. Tokens are the server's own count, else the number of pieces."""
 
-    def __init__(self):
+    def __init__(self, key):
+        self.key = key
         self.text = self.finish = ""
         self.any = False
         self.tokens = self.prompt_tokens = 0
@@ -86,7 +87,8 @@ class _Heard:
                             "server.") from None
         if chunk.get("error"):
             error = chunk["error"]
-            raise UserError(f"{url} broke off: {str(error.get('message', error) if isinstance(error, dict) else error)[:200]}.")
+            said = self.key.hide(str(error.get("message", error) if isinstance(error, dict) else error))
+            raise UserError(f"{url} broke off: {said[:200]}.")
         usage = chunk.get("usage") or {}
         self.tokens = int(usage.get("completion_tokens") or self.tokens)
         self.prompt_tokens = int(usage.get("prompt_tokens") or self.prompt_tokens)

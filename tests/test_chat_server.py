@@ -16,6 +16,7 @@ from core import Sampling, UserError
 from core.active import StopRequested
 from core.chat_models import chat_model_for
 from core.runs import Workspace
+from tests.opened_app import opened
 
 HELLO = [{"role": "user", "content": "Please explain how a letter is written."}]
 
@@ -99,6 +100,40 @@ def test_what_goes_wrong_is_one_sentence(served, workspace, lines, status, why):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["sk-secret-123\r", "sk-secret-123\n", " sk-secret-123 "])
+def test_a_key_is_sent_without_what_a_paste_or_a_file_adds_to_it(served, workspace, monkeypatch, key):
+    url = served([piece("a")])
+    asked(url, workspace, key=key)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    asked(url, workspace)
+    assert [authorization for _, _, authorization in served.asked] == ["Bearer sk-secret-123"] * 2
+
+
+@pytest.mark.parametrize("key", ["sk-secret\r\n-123", "sk-secr\u00e9t-123", "sk-secret\u2028-123", "sk-secret 123"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(served, workspace, monkeypatch, key):
+    url = served([piece("a")])
+    with pytest.raises(UserError, match=r"^Your API key has .*copy it anew") as typed:
+        asked(url, workspace, key=key)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match=r"^The API key in OPENAI_API_KEY has") as lasting:
+        asked(url, workspace)
+    assert served.asked == []
+    assert not any(part in str(caught.value) for caught in (typed, lasting) for part in ("secr", "123"))
+
+
+@pytest.mark.parametrize("lines, status", [
+    (['{"error": {"message": "%s no such key sk-secret-123"}}' % ("x" * 170)], 401), (["<p>sk-secret-123</p>"], 500),
+    (['data: {"error": "%s no such key sk-secret-123"}' % ("x" * 180)], 200)])
+def test_a_key_that_a_server_repeats_is_not_shown(served, workspace, monkeypatch, lines, status):
+    """Neither whole, nor the beginning of it where the server's words are cut."""
+    url = served(lines, status)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-123")
+    for key in ("", "sk-secret-123"):
+        with pytest.raises(UserError, match=r"\*\*\*") as caught:
+            asked(url, workspace, key=key)
+        assert "sk-" not in str(caught.value)
+
+
 def test_nobody_there_is_one_sentence(workspace):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -150,3 +185,41 @@ def _wait_until_up(server, port):
         except httpx.HTTPError:
             time.sleep(0.5)
     raise AssertionError("the server did not come up")
+
+
+KEY = "sk-visitor-7f3a"
+
+
+@pytest.mark.parametrize("mode", ["private", "public"])
+def test_a_key_that_is_typed_stays_with_the_browser_that_typed_it(mode, served, tmp_path, monkeypatch):
+    """The whole app, its model worker included; one server repeats the key in its error, one answers, and one key cannot be sent."""
+    bad = served([json.dumps({"error": {"message": f"wrong key: {KEY}"}})], 401)
+    good = served([piece("Dear friend"), piece(finish="stop"), "data: [DONE]"])
+    models = [f"openai:some-model@{url}" for url in (bad, good)]
+    for name, value in {"MODE": mode, "PUBLIC_MODELS": ",".join(models), "STUDY": "off"}.items():
+        monkeypatch.setenv(f"GUARDWALTZ_{name}", value)
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "served"))
+    with opened(tmp_path / "runs") as app:
+        ada, ben = app.browser(), app.browser()
+        ada.act_on_page("_open", "chat_page")
+        heard = []
+        for model, key, said in ((models[0], KEY + "\r", "wrong key: ***"), (models[1], f"{KEY}\n", "Dear friend"),
+                                 (models[1], f"{KEY}\r\u00e9", "copy it anew")):
+            asked_with = {"Your API key": key, "Models": [model]}
+            answer = ada.act_on_page("_send", "chat_page", view="", Message="Hello?", **asked_with)
+            heard.append(answer)
+            view = next(value for value in ada.values.values() if isinstance(value, str) and value.startswith("chat="))
+            for word, value in (("again", "0,0"), ("link", ""), ("export", "")):
+                heard.append(ada.act_on_page("_act", "chat_page", click=(word, value), view=view, **asked_with))
+            seen = ben.act_on_page("_open", "chat_page", query=f"?{view}")
+            assert said in json.dumps(seen)
+            heard += [seen, ben.act_on_page("_open", "chat_page"), ben.http.get(f"/chat?{view}").text,
+                      ben.act_on_page("_act", "chat_page", click=("export", ""), view=view)]
+    assert [authorization for _, _, authorization in served.asked] == [f"Bearer {KEY}"] * 4, "it went where it belongs"
+    assert KEY not in json.dumps(heard)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert tmp_path / "runs" / "serving.log" in files
+    assert bool(list(tmp_path.glob("runs/comparisons/*.json"))) == (mode == "private")
+    assert not [path for path, data in files.items() if KEY.encode() in data]

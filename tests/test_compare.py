@@ -1,11 +1,13 @@
 """Comparisons: what each column reads, votes and their counting, what is kept and for whom, what is saved for training."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
+from core.access import Access, Meter
 from core.compare import asking
-from core.compare.keeping import Comparisons, exported, save_pair, save_turn
+from core.compare.keeping import Comparisons, Room, exported, refuse_full, save_pair, save_turn
 from core.compare.records import Answer, Comparison, checked_columns
 from core.compare.votes import duels, keep_vote, votes
 from core.methods import UserError
@@ -218,13 +220,51 @@ def test_a_visitors_chat_stays_in_memory_and_is_read_by_nobody_else_unless_it_is
     assert Comparisons(workspace).find(made.id, "visitor-1") is None
 
 
-def test_the_oldest_visitors_chats_go_first(workspace, monkeypatch):
-    monkeypatch.setattr("core.compare.keeping.IN_MEMORY", 3)
-    kept = Comparisons(workspace)
-    made = [comparison(owner="v") for _ in range(5)]
-    for one in made:
-        kept.keep(one)
-    assert [kept.find(one.id, "v") is not None for one in made] == [False, False, True, True, True]
+class Comer(Access):
+    """Whoever comes, from a network."""
+
+    place = "house"
+
+    def network(self):
+        return self.place
+
+
+def kept_of(workspace, *comers):
+    """(owner, network) of each -> which of their chats are still there, each kept in turn."""
+    kept = Comparisons(Workspace(workspace.runs_dir, Comer()))
+    made = []
+    for owner, kept.workspace.access.place in comers:
+        made.append(comparison(owner=owner))
+        kept.keep(made[-1])
+    return [kept.find(one.id, one.owner) is not None for one in made]
+
+
+def test_a_visitor_who_begins_many_chats_pushes_out_nobody_elses(workspace, monkeypatch):
+    monkeypatch.setattr("core.compare.keeping.OF_A_VISITOR", Room(2, 10**6))
+    assert kept_of(workspace, ("ada", "house"), *[("eve", "house")] * 4) == [True, False, False, True, True]
+    monkeypatch.setattr("core.compare.keeping.OF_A_VISITOR", Room(10, 2 * len(comparison(owner="eve").model_dump_json()) + 99))
+    assert kept_of(workspace, ("ada", "house"), *[("eve", "house")] * 4) == [True, False, False, True, True], "nor long ones"
+
+
+def test_nor_by_new_cookies_from_one_network(workspace, monkeypatch):
+    monkeypatch.setattr("core.compare.keeping.OF_A_NETWORK", Room(3, 10**6))
+    assert kept_of(workspace, ("ada", "house"), *[(f"eve{number}", "den") for number in range(5)]) == [True, False, False, True, True, True]
+
+
+def test_all_visitors_together_have_so_much_room(workspace, monkeypatch):
+    monkeypatch.setattr("core.compare.keeping.OF_ALL", Room(3, 10**6))
+    assert kept_of(workspace, *[(f"v{number}", f"n{number}") for number in range(5)]) == [False, False, True, True, True]
+    monkeypatch.setattr("core.compare.keeping.OF_ALL", Room(3, 1))
+    assert kept_of(workspace, ("ada", "house"), ("ben", "hut")) == [False, True], "what was just said stays"
+
+
+def test_a_visitors_chat_has_so_many_messages(monkeypatch):
+    monkeypatch.setattr("core.compare.keeping.MOST_MESSAGES", 2)
+    made = comparison(owner="v", said=[("One?", ("a", "b")), ("Two?", ("c", "d"))])
+    with pytest.raises(UserError, match="2 messages"):
+        refuse_full(made)
+    refuse_full(made, at=1)
+    refuse_full(comparison(said=[("One?", ("a", "b"))] * 3))  # the owner's lie on the disk
 
 
 def test_what_is_saved_can_be_trained_on(workspace):
@@ -357,3 +397,78 @@ def test_a_visitors_key_goes_only_to_models_that_take_one(workspace, monkeypatch
     assert [question.key for question in serving.asked[0]] == ["", "a secret"]
     assert "a secret" not in repr(serving.asked[0])
     assert "a secret" not in made.model_dump_json()
+
+
+class Charged(Access):
+    """Notes when each question is charged, and bounds it."""
+
+    def __init__(self, tokens=None):
+        self.tokens, self.said = tokens, []
+
+    @contextmanager
+    def asking(self, workspace, model, judge="", reads=0, writes=0):
+        meter = Meter()
+        meter.tokens, meter.seconds = self.tokens, self.tokens
+        self.said.append(("asked", model, reads, writes))
+        yield meter
+        self.said.append(("charged", model))
+
+
+def test_each_column_is_charged_when_its_own_answer_is_over(workspace, monkeypatch):
+    """The slowest model of a comparison, or one that never answers, is not paid for by the others."""
+    access = Charged()
+    done = [{"who": "reply", "turn": 0, "text": "Good.", "done": True}, {"who": "end"}]
+    serving = Scripted([done, [{"who": "reply", "turn": 0, "text": "And", "done": False}]], [[{"who": "classified", "classified": {
+        "labels": {}}}, {"who": "end"}], [{"who": "error", "text": "It failed."}]])
+    monkeypatch.setattr(asking, "serving_of", lambda _: serving)
+    shown = Workspace(workspace.runs_dir, access)
+    made = Comparison(columns=checked_columns(["embedded", "run:slow"]), options={"max_new_tokens": 9})
+    answering = asking.ask(shown, made, made.open("Hello?"), "me")
+    while made.exchanges[0].answers[1].text != "And":
+        next(answering)
+    assert access.said == [("asked", "embedded", 6, 9), ("asked", "run:slow", 6, 9), ("charged", "embedded")]
+    answering.close()
+    assert access.said[3:] == [("charged", "run:slow")], "who leaves is charged, too"
+
+    access.said.clear()
+    made.guard, made.exchanges[0].answers = "run:g", [Answer(text="Good.", over="end") for _ in range(2)]
+    reading = asking._guarded(shown, "run:g", "Hello?", dict(enumerate(made.exchanges[0].answers)), "me")
+    assert [next(reading), next(reading)] == [{0}, {1}]
+    first, second = "Hello?", "Good."
+    assert access.said[:3] == [*[("asked", "run:g", len(first + second), 0)] * 2, ("charged", "run:g")]
+    reading.close()
+
+
+def test_an_answer_is_bounded_by_what_its_asker_has_left_and_says_so(workspace, monkeypatch):
+    serving = Scripted([[{"who": "end", "finish": "length"}], [{"who": "stopped", "text": "its time is over"}]])
+    monkeypatch.setattr(asking, "serving_of", lambda _: serving)
+    made = Comparison(columns=checked_columns(["embedded", "run:a"]), options={"max_new_tokens": 131_072})
+    made.columns[1].own = {"max_new_tokens": 5}
+    list(asking.ask(Workspace(workspace.runs_dir, Charged(tokens=30)), made, made.open("Hello?"), "me"))
+    assert [(one.options["max_new_tokens"], one.seconds) for one in serving.asked[0]] == [(30, 30), (5, 30)]
+    one, other = made.exchanges[0].answers
+    assert "30 tokens at most" in one.problem
+    assert (other.over, other.problem) == ("stopped", "its time is over")
+    assert made.options["max_new_tokens"] == 131_072, "tomorrow it may be more"
+
+
+@pytest.mark.parametrize("models, refused", [
+    (["openai:a@http://one.test/v1", "openai:b@http://two.test/v1"], True),
+    (["openai:a@http://two.test/v1", "openai:b@http://one.test:1/v1"], True),
+    (["openai:a@http://one.test:1/v1", "openai:b@http://one.test:2/v1"], True),
+    (["openai:a@http://one.test/v1", "openai:b@http://one.test/v2", "embedded"], False), (["embedded", "run:a"], False)])
+def test_one_key_goes_to_one_service(workspace, models, refused):
+    made = Comparison(columns=checked_columns(models))
+    asking.refuse_two_places(workspace, made, "")
+    if not refused:
+        asking.refuse_two_places(workspace, made, "sk-mine")
+        return
+    with pytest.raises(UserError, match=r"one\.test.* and to .*for one service") as caught:
+        asking.refuse_two_places(workspace, made, "sk-mine")
+    assert "sk-mine" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["~nouser1/x", "x" * 300, "a\0b", "/" + "y/" * 3000])
+def test_a_name_that_no_disk_can_have_is_one_sentence(name):
+    with pytest.raises(UserError, match="no model reference"):
+        checked_columns([name])

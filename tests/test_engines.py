@@ -205,12 +205,16 @@ def test_a_server_answers_in_input_order(server: OpenAIServer, workspace: Worksp
 
 def test_whole_prompts_and_the_key(server: OpenAIServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch,
                                    capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv(engine_server.KEY, "do-not-print-me")
+    monkeypatch.setenv(engine_server.KEY, "do-not-print-me\r\n")
     with open_engine(f"openai:guard@{server.url}", workspace, log=print) as engine:
         (answer,) = engine.answers(["a whole prompt"], chat=False)
-        server.always = (401, "who are you")
-        with pytest.raises(UserError) as refused:
+        server.always = (401, "this is no key of ours: do-not-print-me")
+        with pytest.raises(UserError, match=r"no key of ours: \*\*\*") as refused:
             list(engine.answers(["a whole prompt"]))
+    monkeypatch.setenv(engine_server.KEY, "do-not-print-m\u00e9")
+    with pytest.raises(UserError, match=f"The API key in {engine_server.KEY}") as unusable:
+        open_engine(f"openai:guard@{server.url}", workspace)
+    assert "do-not" not in str(unusable.value)
     assert answer.text.startswith("a whole prompt /")
     assert (server.paths[0], server.keys[0], server.asked[0]["prompt"]) == ("/v1/completions", "Bearer do-not-print-me", "a whole prompt")
     assert "do-not-print-me" not in str(refused.value) + "".join(capfd.readouterr())

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import httpx
 import pytest
 
 from core import UserError
+from core.access import Access, Meter
 from core.evals.asking import Asking
 from core.guard.batching import Batcher, Busy, Limits
 from core.guard.classify import Guard, TooLong
@@ -650,6 +652,46 @@ def test_the_worker_classifies_beside_a_chat_model_over_the_same_weights(workspa
     worker.answer({"id": 6, "kind": "classify", "model": str(tiny_model), "messages": [user]})
     assert [event["who"] for event in events] == ["stopped"]
     worker.unload()
+
+
+def test_the_worker_lets_a_guard_write_no_more_than_its_asker_may_have(workspace, tiny_model):
+    from core.serve_worker import ServeWorker
+
+    events = []
+    worker = ServeWorker(events.append, workspace)
+    try:
+        for number, more in enumerate(({"at_most": 5}, {"at_most": 5, "max_new_tokens": 3}, {"at_most": None, "max_new_tokens": 7})):
+            worker.answer({"id": number, "kind": "classify", "model": str(tiny_model), "messages": [{"role": "user", "content": "Hello?"}],
+                           "options": {"confidence": "none", "prompt_format": "guardreasoner", **more}})
+    finally:
+        worker.unload()
+    assert [event["tokens"] for event in events if event["who"] == "end"] == [5, 3, 7]
+
+
+def test_a_question_to_a_guard_is_bounded_by_what_its_asker_has_left(workspace, monkeypatch):
+    from core.guard import asking
+
+    class Told:
+        def ask(self, question):
+            asked.append(question)
+            yield {"who": "stopped", "text": "its time is over"}
+
+    class Bounded(Access):
+        @contextmanager
+        def asking(self, workspace, model, judge="", reads=0, writes=0):
+            meter = Meter()
+            meter.tokens, meter.seconds = 100, 9.0
+            asked.append(reads)
+            yield meter
+
+    asked = []
+    monkeypatch.setattr(asking, "serving_of", lambda _: Told())
+    shown = Workspace(workspace.runs_dir, Bounded())
+    for options, times in (({"confidence": "vote", "samples": 8, "prompt_format": "auto"}, 8), ({"samples": 8}, 1)):
+        with pytest.raises(UserError, match="its time is over"):
+            asking.ask_guard(shown, asking.guard_question("run:g", "Hello?", "Yes.", **options))
+        reads, question = asked[-2:]
+        assert (reads, question.options["at_most"], question.seconds) == (10 * times, 100 // times, 9.0)
 
 
 def test_the_endpoint_of_the_app_answers_like_the_service(workspace, tiny_model):

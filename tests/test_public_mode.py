@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
@@ -12,9 +14,11 @@ import pytest
 
 from core import jobs
 from core.access import OWNER, READ_ONLY, Limits, Settings, gpu_words, is_rehearsal, read_settings
+from core.compare.keeping import comparisons_of
 from core.files import write_json
 from core.methods import UserError
 from core.runs import Workspace
+from core.ui import downloads
 from core.ui.door import open_door
 from core.ui.visiting import address_of
 from core.visitor_id import Signer, Visitor, network
@@ -298,6 +302,51 @@ def test_tokens_are_counted_for_the_visitor_and_the_address(demo):
         pass  # a restart of the app gives nobody a new day
 
 
+def test_what_a_model_reads_counts_too(demo):
+    """A hosted model is paid for both; where it does not say how much it read, characters tell."""
+    def used(*events):
+        before = demo.access.ledger.used("ada")[1]
+        with demo.access.asking(demo.shown, "embedded", reads=400) as meter:
+            for event in events:
+                meter.hear(event)
+        return demo.access.ledger.used("ada")[1] - before
+
+    words, end = {"who": "reply", "turn": 0, "text": "x" * 40}, {"who": "end", "tokens": 9, "prompt_tokens": 0}
+    assert used(words, end) == 109
+    assert used(words, {**end, "prompt_tokens": 250}) == 259
+    assert used(words) == 110
+    assert used({"who": "status", "text": "loading"}, {"who": "stopped"}) == 100
+    assert used({"who": "queue", "position": 2}, {"who": "stopped"}) == 0, "it was never asked"
+    assert used({"who": "queue", "position": 2}, {"who": "status", "text": "asked"}, {"who": "stopped"}) == 100
+    assert used() == 100
+
+
+def test_questions_under_way_keep_within_what_is_left_of_the_day(demo):
+    def asking(reads=0, writes=131_072):
+        return demo.access.asking(demo.shown, "embedded", reads=4 * reads, writes=writes)
+
+    with asking() as meter:
+        assert (meter.tokens, meter.seconds) == (1024, 300), "one answer, however much is left"
+    with asking(writes=7) as meter:
+        assert meter.tokens == 7
+    demo.access.ledger.add("ada", 0.0, 18_000)
+    demo.access.ledger.add("ada", 1100.0, 0)
+    with ExitStack() as together:
+        four = [together.enter_context(asking()) for _ in range(4)]
+        assert [meter.tokens for meter in four] == [500] * 4, "the columns of a comparison have the same"
+        assert sum(meter.seconds for meter in four) == pytest.approx(100, abs=1)
+    with asking(reads=1500, writes=900) as meter:
+        assert 1500 + meter.tokens <= 2000
+        with pytest.raises(UserError, match=r"Your tokens of today do not reach .* 1,500 would be read"), asking(reads=1500):
+            pass
+    with pytest.raises(UserError, match=r"about 2,000 would be read, and 500 are left"), asking(reads=2000):
+        pass
+    demo.access.ledger.add("house", 0.0, 55_000)
+    demo.visitor = BEN
+    with asking() as meter:
+        assert meter.tokens == (60_000 - 55_000 - 1500) // 12, "the network's, which twelve questions may share"
+
+
 def test_waiting_in_the_line_is_free_and_texts_are_not_kept(demo, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("core.visitors.time.monotonic", lambda: clock[0])
@@ -570,3 +619,92 @@ def test_visitors_without_a_name_are_not_the_owner(app):
     assert app.shown.access.viewer() == "nobody"
     with pytest.raises(UserError, match="cookies"), app.shown.access.asking(app.shown, "embedded"):
         pass
+
+
+def kept_chats(app):
+    """{id: its messages} of what visitors said."""
+    kept = comparisons_of(app.shown)
+    return {name: [exchange.prompt for exchange in kept.find(name).exchanges] for name in list(kept._memory)}
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    for module in ("core.compare.asking", "core.ui.chat_page"):
+        monkeypatch.setattr(f"{module}.serving_of", EchoServing)
+
+
+def refused(answer):
+    """The sentence, where the page takes the message back so that the next one can be sent at once."""
+    said = json.dumps(answer, ensure_ascii=False)
+    assert '\\"kind\\": \\"refused\\"' in said, said
+    assert answer["success"]
+    return said
+
+
+@pytest.mark.usefixtures("echo")
+def test_what_is_too_long_or_comes_after_the_last_token_is_kept_nowhere(app, monkeypatch):
+    ada = app.browser()
+    ada.act_on_page("_open", "chat_page")
+    before = kept_chats(app)
+    assert "20,000 can be sent" in refused(ada.act_on_page("_send", "chat_page", Message="x" * 20_001))
+    assert "20,000 can be sent" in refused(ada.act_on_page("_send", "chat_page", Message="x", **{"System prompt": "y" * 20_001}))
+    assert kept_chats(app) == before
+    ada.act_on_page("_send", "chat_page", Message="a short one")
+    (name,) = kept_chats(app).keys() - before.keys()
+    with monkeypatch.context() as patch:
+        patch.setattr(app.shown.access.ledger, "used", lambda _: (0.0, 20_000))
+        for view in (f"chat={name}", ""):
+            assert "20,000 tokens of today are used up" in refused(ada.act_on_page("_send", "chat_page", Message="another", view=view))
+    assert kept_chats(app) == {**before, name: ["a short one"]}
+    monkeypatch.setattr("core.compare.keeping.MOST_MESSAGES", 1)
+    assert "begin a new one" in refused(ada.act_on_page("_send", "chat_page", Message="another", view=f"chat={name}",
+                                                        **{"System prompt": "not kept"}))
+    kept = comparisons_of(app.shown).find(name)
+    assert (len(kept.exchanges), kept.system) == (1, "")
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_visitor_cannot_find_out_which_folders_there_are(app):
+    ada = app.browser()  # a program, for which no page has narrowed the list of models yet
+    number = app.number_of("words", "chat_form")
+    for model in ("/etc", "/etc/nonexist", "~root", "~nobody-here", "x" * 300):
+        said = [refused(ada.act_on_page("_send", "chat_page", Message="hello", Models=[model], view="")),
+                json.dumps(ada.act_on_page("_shaped", "chat_page", Models=[model], view="")),
+                json.dumps(ada.send(number, *[[model] if item.label == "Models" else getattr(item, "value", None)
+                                              for item in app.demo.fns[number].inputs]))]
+        assert all("is not offered in this public demo" in one and "no model reference" not in one for one in said), said
+
+
+@pytest.mark.usefixtures("echo")
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999", "many"])
+def test_a_number_that_is_none_is_refused_in_a_sentence(app, number):
+    ada = app.browser()
+    ada.act_on_page("_open", "chat_page")
+    assert "write a number" in refused(ada.act_on_page("_send", "chat_page", Message="hello", **{"B: tokens at most": number}))
+
+
+@pytest.mark.usefixtures("echo")
+def test_whatever_fails_the_next_message_can_be_sent(app, monkeypatch, capfd):
+    def broken(*_):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr("core.ui.chat_form.ChatForm.settle", broken)
+    ada = app.browser()
+    ada.act_on_page("_open", "chat_page")
+    answer = ada.act_on_page("_send", "chat_page", Message="hello")
+    assert "refused" in json.dumps(answer["first"])
+    assert not answer["success"]
+    assert "a defect" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("echo")
+def test_old_exports_are_deleted_and_a_viewer_has_few(monkeypatch, tmp_path):
+    monkeypatch.setattr(downloads, "get_upload_folder", lambda: str(tmp_path))
+    old, young = (Path(downloads.text_file("words", f"{name}.jsonl", "ada")) for name in ("old", "young"))
+    assert old.read_text() == "words"
+    os.utime(old, (time.time() - 3700,) * 2)
+    downloads.text_file("words", "chat.jsonl", "ben")
+    assert (old.parent.exists(), young.exists()) == (False, True)
+    made = [Path(downloads.text_file("words", "chat.jsonl", "ada")) for _ in range(9)]
+    assert [path.exists() for path in (young, *made)] == [False, False, *[True] * 8]
+    assert len(list((tmp_path / "guardwaltz" / "ben").rglob("*.jsonl"))) == 1

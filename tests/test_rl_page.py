@@ -338,6 +338,7 @@ def test_agents_that_can_be_tried(workspace, run):
 
 @pytest.mark.parametrize("form, why", [
     (("", "Hello", "rules", ""), "Choose the agents"), (("waltz:a", "  ", "rules", ""), "Write a prompt"),
+    (("waltz:a", "x" * 8001, "rules", ""), "8,000 can be sent"),
     (("mistral:big", "Hello", "", ""), "hosted model"), (("waltz:a b", "Hello", "", ""), "waltz:<run id>")])
 def test_a_question_that_cannot_be_asked_says_why(form, why):
     with pytest.raises(UserError, match=why):

@@ -9,6 +9,8 @@ import threading
 
 import pytest
 
+from core.chat_models import ChatModel
+from core.methods import UserError
 from core.records import Episode
 from core.runs import REPOSITORY, Workspace
 from core.serve_worker import ServeWorker, sentence, verdict_words
@@ -197,6 +199,8 @@ def test_who_comes_later_waits_and_those_who_left_do_not_hold_anybody_up(serving
     first.close()  # the tab was closed
     second.join(60)
     assert [event["who"] for event in wait][-2:] == ["reply", "end"]
+    last = max(place for place, event in enumerate(wait) if event["who"] == "queue")
+    assert wait[last + 1]["who"] == "status", "it hears that its wait is over: from now on it counts"
     assert serving.pid == pid, "the model was not loaded again"
     assert serving.waiting == 0
     os.kill(pid, signal.SIGKILL)
@@ -290,3 +294,76 @@ def _runs(pid):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+# ---- keys ----
+
+
+class KeyTeller(ChatModel):
+    """A library that puts the key into its error."""
+
+    name, key = "server", "TELLER_KEY"
+
+    @classmethod
+    def takes(cls, ref):
+        return ref.kind == "openai"
+
+    def answer(self, messages, sampling, tell, should_stop):
+        key = self.given_key or os.environ[self.key]
+        if self.ref.name == "ours":
+            raise UserError(f"no such key {key}")
+        raise ValueError(f"{'x' * 290} header {key}")
+
+
+@pytest.mark.parametrize("model", ["ours", "theirs"])
+@pytest.mark.parametrize("given", ["", "sk-secret-123"])
+def test_a_key_in_any_error_reaches_neither_page_nor_log(heard, monkeypatch, capfd, model, given):
+    monkeypatch.setenv("TELLER_KEY", "sk-secret-123")
+    monkeypatch.setitem(heard.worker.workspace.plugins.chat_models, "server", KeyTeller)
+    (error,) = told(heard(model=f"openai:{model}@http://127.0.0.1:9/v1", key=given), "error")
+    said = "".join(capfd.readouterr())
+    assert "***" in error["text"] + said
+    assert "sk-" not in error["text"] + said
+    assert ("Traceback" in said) == (model == "theirs")
+
+
+# ---- a limit of time ----
+
+
+class Slow(Serving):
+    """Answers question "silent" never, any other at once; a question waits in the line first."""
+
+    def _waited(self, number):
+        yield {"who": "queue", "position": 1}
+
+    def _answer(self, number, question):
+        if question.model == "silent":
+            silence.wait()
+        yield {"who": "end"}
+
+
+silence = threading.Event()
+
+
+def test_an_answer_ends_when_its_time_is_over_also_where_nothing_is_heard_of_it(workspace):
+    serving = Slow(workspace)
+    silence.clear()
+    try:
+        limits = [Question("silent", HELLO, seconds=0.2), Question("quick", HELLO, seconds=600), Question("quick", HELLO)]
+        ended = {place: event for place, event in serving.ask_all(limits) if event["who"] in LAST}
+        assert {place: event["who"] for place, event in ended.items()} == {0: "stopped", 1: "end", 2: "end"}
+        assert "its time is over" in ended[0]["text"]
+        assert list(serving.ask(limits[0]))[-1] == ended[0]
+    finally:
+        silence.set()
+    wait_for(lambda: not serving.waiting, "the line to be empty")
+
+
+def test_what_cannot_be_begun_is_an_error_not_a_wait_for_ever(workspace, monkeypatch):
+    def no_more_processes(_):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(Serving, "_ready", no_more_processes)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    (error,) = Serving(workspace).ask(Question("embedded", HELLO))
+    assert (error["who"], "no more processes" in error["text"]) == ("error", True)

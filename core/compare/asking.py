@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import Any
+from urllib.parse import urlsplit
 
-from core.access import Meter
+from core.access import ANSWER, Meter, characters
 from core.compare.records import Answer, Comparison
 from core.guard.schema import Classified
 from core.methods import UserError
@@ -48,23 +49,29 @@ def ask(workspace: Workspace, comparison: Comparison, number: int, who: str, pla
 def _written(workspace: Workspace, comparison: Comparison, number: int, made: Mapping[int, Answer], who: str, again: int,
              heard: dict[int, list[dict[str, Any]]], key: str) -> Iterator[Changed]:
     """Every model writes its answer."""
+    wanted = {place: comparison.options_of(place, again) for place in made}
     allowed: list[int] = []
-    with contextlib.ExitStack() as stack:
-        meters: dict[int, Meter] = {}
+    questions: list[Question] = []
+    with ExitStack() as stack:
+        meters = _Meters(stack)
         for place, answer in made.items():
+            model, messages = comparison.columns[place].model, comparison.messages(place, number)
             try:
-                meters[place] = stack.enter_context(workspace.access.asking(workspace, comparison.columns[place].model))
-                allowed.append(place)
+                meter = meters.begin(place, workspace, model, messages, int(wanted[place].get("max_new_tokens") or ANSWER))
             except UserError as error:
                 answer.over, answer.problem = "error", str(error)
+                continue
+            allowed.append(place)
+            questions.append(Question(model, messages, meter.within(wanted[place]), key=_key(workspace, model, key), who=who,
+                                      seconds=meter.seconds))
         yield set(made)
-        questions = [Question(comparison.columns[place].model, comparison.messages(place, number), comparison.options_of(place, again),
-                              key=_key(workspace, comparison.columns[place].model, key), who=who) for place in allowed]
         began = time.monotonic()
         for index, event in serving_of(workspace).ask_all(questions):
             place = allowed[index]
-            meters[place].hear(event)
+            meter = meters.hear(place, event)
             _take(made[place], heard[place], event, time.monotonic() - began)
+            if event["who"] == "end" and made[place].finish == "length":
+                made[place].problem = made[place].problem or meter.note(wanted[place])
             yield set(made) if made[place].over else {place}
 
 
@@ -82,8 +89,8 @@ def _take(answer: Answer, heard: list[dict[str, Any]], event: dict[str, Any], se
             answer.episode = Episode.model_validate(event["episode"]) if event.get("episode") else None
             if answer.episode is not None:
                 answer.text = answer.episode.last.reply.text
-        elif who == "error":
-            answer.problem = str(event["text"])
+        else:
+            answer.problem = str(event.get("text") or "")
     elif "turn" in event:
         heard[:] = [one for one in heard if "turn" in one and one["turn"] != event["turn"]] + [event]
         if who in ("reply", "revision"):
@@ -95,26 +102,30 @@ def _guarded(workspace: Workspace, guard: str, prompt: str, made: Mapping[int, A
     whole = [place for place, answer in made.items() if answer.whole]
     if not guard or not whole:
         return
-    with contextlib.ExitStack() as stack:
+    questions: list[Question] = []
+    with ExitStack() as stack:
+        meters = _Meters(stack)
         try:
-            meters = [stack.enter_context(workspace.access.asking(workspace, guard)) for _ in whole]
+            for place in whole:
+                messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": made[place].text}]
+                meter = meters.begin(place, workspace, guard, messages)
+                options = {} if meter.tokens is None else {"at_most": meter.tokens}
+                questions.append(Question(guard, messages, options, kind="classify", who=who, seconds=meter.seconds))
         except UserError as error:
             for place in whole:
                 made[place].guard_problem = str(error)
             yield set(whole)
             return
-        questions = [Question(guard, [{"role": "user", "content": prompt}, {"role": "assistant", "content": made[place].text}],
-                              kind="classify", who=who) for place in whole]
         try:
             for index, event in serving_of(workspace).ask_all(questions):
                 answer = made[whole[index]]
-                meters[index].hear(event)
+                meters.hear(whole[index], event)
                 if event["who"] == "classified":
                     answer.guard = Classified.model_validate(event["classified"])
                 elif event["who"] == "error":
                     answer.guard_problem = str(event["text"])
                 elif event["who"] == "stopped":
-                    answer.guard_problem = UNHEARD
+                    answer.guard_problem = ": ".join(filter(None, [UNHEARD, str(event.get("text") or "")]))
                 else:
                     continue
                 yield {whole[index]}
@@ -124,11 +135,50 @@ def _guarded(workspace: Workspace, guard: str, prompt: str, made: Mapping[int, A
                     made[place].guard_problem = made[place].guard_problem or UNHEARD
 
 
-def _key(workspace: Workspace, model: str, key: str) -> str:
-    """The visitor's key, where this model takes one: it must not travel to a server that has nothing to do with it."""
+class _Meters:
+    """One for each column, charged when its own answer is over: the slowest model is not paid for by all."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._open: dict[int, tuple[Meter, ExitStack]] = {}
+
+    def begin(self, place: int, workspace: Workspace, model: str, messages: Sequence[Mapping[str, str]], writes: int = 0) -> Meter:
+        """UserError where the question may not be asked."""
+        own = ExitStack()
+        meter = own.enter_context(workspace.access.asking(workspace, model, reads=characters(messages), writes=writes))
+        self._stack.enter_context(closing(own))
+        self._open[place] = meter, own
+        return meter
+
+    def hear(self, place: int, event: Mapping[str, Any]) -> Meter:
+        """Count an event."""
+        meter, own = self._open[place]
+        meter.hear(event)
+        if event["who"] in LAST:
+            own.close()
+        return meter
+
+
+def refuse_two_places(workspace: Workspace, comparison: Comparison, key: str) -> None:
+    """UserError where the columns would send a visitor's key to more than one service: it belongs to one of them."""
+    places = {place for column in comparison.columns if (place := _place_of(workspace, column.model))} if key else set()
+    found = sorted(places)  # not in the order of the columns, which may be blind
+    if len(found) > 1:
+        raise UserError(f"Your API key would go to {' and to '.join(found)}, and a key is for one service; ask each in a chat of its own, "
+                        "or empty the field.")
+
+
+def _place_of(workspace: Workspace, model: str) -> str:
+    """Where a key for this model goes; "" where it takes none."""
     from core.chat_models import chat_model_for
 
     try:
-        return key if key and chat_model_for(model, workspace)[0].key else ""
+        kind, ref = chat_model_for(model, workspace)
     except UserError:
         return ""
+    return (urlsplit(ref.url).netloc.rpartition("@")[2] or kind.name) if kind.key else ""
+
+
+def _key(workspace: Workspace, model: str, key: str) -> str:
+    """The visitor's key, where this model takes one: it must not travel to a server that has nothing to do with it."""
+    return key if key and _place_of(workspace, model) else ""

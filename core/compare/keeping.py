@@ -9,8 +9,9 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,9 +24,28 @@ from core.runs import Workspace
 FOLDER = "comparisons"
 SAVED = "saved"
 CHATS, PAIRS = "conversations.jsonl", "preferences.jsonl"
-IN_MEMORY = 500
-"""Comparisons of visitors; the one that was longest unused goes first."""
 SOURCE = "chat"
+
+
+@dataclass(frozen=True)
+class Room:
+    """For comparisons of visitors in memory; of those that share it, the one that was longest unused goes first."""
+
+    comparisons: int
+    characters: int
+
+
+OF_A_VISITOR, OF_A_NETWORK, OF_ALL = Room(20, 2_000_000), Room(60, 6_000_000), Room(500, 50_000_000)
+"""A new visitor is had by a new cookie, so that the network has its own: nobody pushes out what others said."""
+MOST_MESSAGES = 40
+"""Of a visitor's comparison."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    owner: str
+    network: str
+    text: str
 
 
 class Comparisons:
@@ -34,7 +54,7 @@ class Comparisons:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._lock = threading.Lock()
-        self._memory: OrderedDict[str, str] = OrderedDict()
+        self._memory: OrderedDict[str, _Kept] = OrderedDict()
         self._in_work: dict[str, tuple[int, Comparison]] = {}
         """{id: (how many answer it, the one object that all of them change)}."""
 
@@ -65,10 +85,22 @@ class Comparisons:
             write_json(path, comparison.model_dump(mode="json"))
             return
         with self._lock:
-            self._memory[comparison.id] = comparison.model_dump_json()
+            before = self._memory.get(comparison.id)
+            kept = _Kept(comparison.owner, before.network if before else self.workspace.access.network(), comparison.model_dump_json())
+            self._memory[comparison.id] = kept
             self._memory.move_to_end(comparison.id)
-            while len(self._memory) > IN_MEMORY:
-                self._memory.popitem(last=False)
+            self._trim(OF_A_VISITOR, lambda one: one.owner == kept.owner)
+            self._trim(OF_A_NETWORK, lambda one: one.network == kept.network)
+            self._trim(OF_ALL, lambda _: True)
+
+    def _trim(self, room: Room, shares: Callable[[_Kept], bool]) -> None:
+        """The newest always stays."""
+        names = [name for name, one in self._memory.items() if shares(one)]
+        size = sum(len(self._memory[name].text) for name in names)
+        for number, name in enumerate(names[:-1]):
+            if len(names) - number <= room.comparisons and size <= room.characters:
+                return
+            size -= len(self._memory.pop(name).text)
 
     def find(self, name: str, viewer: str = "") -> Comparison | None:
         """The comparison with this id; None where there is none that `viewer` may read."""
@@ -85,7 +117,8 @@ class Comparisons:
 
     def _stored(self, name: str) -> Comparison | None:
         """As it was kept. An answer that nobody was there to end counts as stopped."""
-        text = self._memory.get(name)
+        kept = self._memory.get(name)
+        text = kept.text if kept is not None else None
         path = self._path(name)
         if text is None and path.is_file():
             text = path.read_text(encoding="utf-8")
@@ -113,6 +146,12 @@ class Comparisons:
 def comparisons_of(workspace: Workspace) -> Comparisons:
     """The one Comparisons of a workspace in this process."""
     return Comparisons(workspace)
+
+
+def refuse_full(comparison: Comparison, at: int | None = None) -> None:
+    """UserError where one more message of a visitor would be too many. at: it takes the place of that one."""
+    if comparison.owner and (len(comparison.exchanges) if at is None else at) >= MOST_MESSAGES:
+        raise UserError(f"This chat has {MOST_MESSAGES} messages, as many as a chat of a visitor may have; begin a new one.")
 
 
 def save_turn(workspace: Workspace, comparison: Comparison, number: int, place: int) -> Path:

@@ -43,10 +43,11 @@ class GuardDesk:
         asked = interaction(question["messages"])
         options = dict(question.get("options") or {})
         prompt_format = str(options.pop("prompt_format", None) or "auto")
+        at_most = int(options.pop("at_most", None) or 0)
         with self._lock:
             if is_cancelled():
                 raise StopRequested
-            batcher = self._ready(str(question["model"]), prompt_format, options, tell)
+            batcher = self._ready(str(question["model"]), prompt_format, options, at_most, tell)
             (ticket,) = batcher.submit([asked])
         while True:
             try:
@@ -71,7 +72,9 @@ class GuardDesk:
         with self._lock:
             self._close()
 
-    def _ready(self, ref: str, prompt_format: str, options: dict[str, Any], tell: Callable[..., None]) -> Batcher:
+    def _ready(self, ref: str, prompt_format: str, options: dict[str, Any], at_most: int,
+               tell: Callable[..., None]) -> Batcher:
+        """at_most: tokens that whoever asks may have of an answer; 0 = as many as they want."""
         from core.guard.classify import Guard
 
         if self._guard is None or self._opened != (ref, prompt_format):
@@ -81,6 +84,8 @@ class GuardDesk:
             self._guard, self._opened = Guard(ref, self.workspace, prompt_format=prompt_format), (ref, prompt_format)
         guard = self._guard
         how = how_of({"confidence": "none" if guard.problem(How(confidence="log-prob")) else "log-prob", **options})
+        if at_most and at_most < (how.max_new_tokens or guard.prompt_format.max_new_tokens):
+            how = how.model_copy(update={"max_new_tokens": at_most})
         if problem := guard.problem(how):
             raise UserError(problem)
         if self._batcher is None or self._how != how:

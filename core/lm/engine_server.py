@@ -7,7 +7,6 @@ their own, since few servers honour `n`.
 from __future__ import annotations
 
 import math
-import os
 import queue
 import random
 import threading
@@ -15,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from core.api_key import ApiKey
 from core.lm.engine_window import Asked, requests, through
 from core.lm.engines import Engine, Prompt
 from core.lm.generate import Generated
@@ -41,8 +41,8 @@ class ServerEngine(Engine):
         import httpx
 
         self.ref, self.model, self.url = str(ref), ref.name, ref.url.rstrip("/")
-        key = os.environ.get(KEY)
-        self.client = httpx.Client(timeout=httpx.Timeout(TIMEOUT, connect=10), headers={"Authorization": f"Bearer {key}"} if key else {},
+        self.key = ApiKey("", KEY)
+        self.client = httpx.Client(timeout=httpx.Timeout(TIMEOUT, connect=10), headers=self.key.headers,
                                    limits=httpx.Limits(max_connections=AT_ONCE))
 
     def answers(self, prompts: Iterable[Prompt], *, samples: int = 1, max_new_tokens: int = 256, temperature: float = 0.0,
@@ -112,11 +112,11 @@ class _Flight:
             try:
                 reply = self.engine.client.post(url, json=body)
             except httpx.TransportError as error:
-                problem = f"did not answer ({type(error).__name__}: {str(error) or 'no reason given'})"
+                problem = f"did not answer ({type(error).__name__}: {self.engine.key.hide(str(error)) or 'no reason given'})"
             else:
                 if reply.status_code == 200:
                     return _json(reply, url)
-                problem = f"answered with status {reply.status_code} ({reason_of(reply)})"
+                problem = f"answered with status {reply.status_code} ({reason_of(reply, self.engine.key)})"
                 if reply.status_code != 429 and reply.status_code < 500:
                     raise UserError(f"{url} {problem}; check the model's name, the address and {KEY}.")
                 wait = max(wait, _asked_wait(reply.headers.get("retry-after", "")))
@@ -153,15 +153,15 @@ def _json(reply: Any, url: str) -> Any:
         raise UserError(f"{url} answered with something other than JSON; check the address (it most often ends with /v1).") from None
 
 
-def reason_of(reply: Any) -> str:
-    """The server's own words, in one short line."""
+def reason_of(reply: Any, key: ApiKey) -> str:
+    """The server's own words, in one short line, without the key that it was asked with."""
     try:
         found = reply.json()
         error = found.get("error", found) if isinstance(found, dict) else found
         text = str(error.get("message", error) if isinstance(error, dict) else error)
     except ValueError:
         text = reply.text
-    return " ".join(text.split())[:200] or "no reason given"
+    return " ".join(key.hide(text).split())[:200] or "no reason given"
 
 
 def _asked_wait(header: str) -> float:

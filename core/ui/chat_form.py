@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,9 @@ USUAL: dict[str, float | int] = {"temperature": 0.7, "top_p": 0.95, "max_new_tok
 NO_GUARD = ""
 AGAIN = "again"
 """Chosen among the models: one more column of the first one, so that it can be compared with itself at other settings."""
+LONGEST_SETTINGS = 20_000
+"""Characters of a visitor's system prompts."""
+_Values = tuple[list[str], str, dict[str, float | int], str, dict[int, dict[str, Any]]]
 KEY_PLACE = 7
 """Of the API key among `ChatForm.fields`."""
 
@@ -113,7 +117,8 @@ class ChatForm:
 
     def comparison(self, values: Sequence[Any], blind: bool) -> Comparison:
         """A new one. Blind: the columns stand in an order that nobody knows."""
-        models, guard, options, system, own = _read(values)
+        models, guard, options, system, own = self._read(values)
+        self.workspace.access.demand_models(self.workspace, models)  # first, because reading a reference tells whether a folder exists
         columns = checked_columns(models, own)
         if blind:
             if any(own.values()):
@@ -123,10 +128,19 @@ class ChatForm:
 
     def settle(self, comparison: Comparison, values: Sequence[Any]) -> None:
         """Take over what may change from message to message."""
-        _, comparison.guard, comparison.options, comparison.system, own = _read(values)
+        _, comparison.guard, comparison.options, comparison.system, own = self._read(values)
         if not comparison.blind:
             for place, column in enumerate(comparison.columns):
                 column.own = own.get(place, {})
+
+    def _read(self, values: Sequence[Any]) -> _Values:
+        """See `_read`; the texts of visitors are short, because they are kept in memory."""
+        found = _read(values)
+        _, guard, _, system, own = found
+        texts = [guard, system, *(str(one.get("system", "")) for one in own.values())]
+        if self.workspace.access.public and (count := sum(map(len, texts))) > LONGEST_SETTINGS:
+            raise UserError(f"The system prompts have {count:,} characters, and {LONGEST_SETTINGS:,} can be sent; shorten them.")
+        return found
 
     def words(self, *values: Any) -> str:
         """The settings in a line."""
@@ -156,7 +170,7 @@ def _needs_key(workspace: Workspace, ref: str) -> bool:
         return False
 
 
-def _read(values: Sequence[Any]) -> tuple[list[str], str, dict[str, float | int], str, dict[int, dict[str, Any]]]:
+def _read(values: Sequence[Any]) -> _Values:
     """(models, guard, shared options, system prompt, own settings by column). UserError names the field."""
     models, guard, temperature, top_p, tokens, seed, system, _, *rest = values
     options: dict[str, float | int] = {
@@ -199,6 +213,9 @@ def _number(value: Any, name: str, default: float) -> float:
     if value is None or (isinstance(value, str) and not value.strip()):
         return default
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{name} is {value!r}; write a number.") from None
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{name} is {value!r}; write a number.")
+    return number

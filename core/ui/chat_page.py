@@ -14,8 +14,8 @@ from typing import Any
 import gradio as gr
 
 from core.chat_models import offered_models
-from core.compare.asking import ask
-from core.compare.keeping import comparisons_of, exported, save_pair, save_turn
+from core.compare.asking import ask, refuse_two_places
+from core.compare.keeping import comparisons_of, exported, refuse_full, save_pair, save_turn
 from core.compare.records import MOST_COLUMNS, Comparison
 from core.compare.votes import duels, keep_vote, votes
 from core.methods import UserError
@@ -181,19 +181,29 @@ class ChatPage:
             text = prompt.strip()
             if not text:
                 raise UserError("Write a message first.")
+            if len(text) > LONGEST:
+                raise UserError(f"The message has {len(text):,} characters, and {LONGEST:,} can be sent; shorten it.")
+            self.workspace.access.demand_share(self.workspace)
             found = self._current(query)
             if found is None or found.owner != self.workspace.access.viewer() or found.is_left(who):
                 found = self._new(blind, values)
+            key = chat_form.key_in(values)
+            refuse_two_places(self.workspace, found, key)
             with self.kept.in_work(found) as comparison:
+                at = editing if 0 <= editing < len(comparison.exchanges) else None
+                refuse_full(comparison, at)
                 self.form.settle(comparison, values)
-                number = comparison.open(text, editing if 0 <= editing < len(comparison.exchanges) else None)
+                number = comparison.open(text, at)
                 serving_of(self.workspace).give_up(who)
                 self.kept.keep(comparison)
                 yield {**self._all(comparison), **self.box.sent(prompt), self.view: write_view(read_view(query), chat=comparison.id),
                        **self._edits(-1)}
-                yield from self._answers(comparison, number, who, key=chat_form.key_in(values))
+                yield from self._answers(comparison, number, who, key=key)
         except UserError as error:
             yield {**self.box.refused(), self.notice: html.problem_strip(str(error))}
+        except Exception:  # whatever it is, the next message can be sent at once
+            yield {**self.box.refused(), self.notice: html.problem_strip("That did not work, and the app's own log says why.")}
+            raise
 
     def _new(self, blind: bool, values: tuple[Any, ...]) -> Comparison:
         comparison = self.form.comparison(values, blind)
@@ -315,10 +325,12 @@ class ChatPage:
         exchange = comparison.exchanges[number]
         if not exchange.answers[place].over:
             raise UserError("This answer is still being written; stop it, then ask for another.")
+        key = (key or "").strip()
+        refuse_two_places(self.workspace, comparison, key)
         again = exchange.answers[place].seed - int(comparison.options_of(place)["seed"]) + 1
         exchange.vote = ""
         yield {self.notice: ""}
-        yield from self._answers(comparison, number, who, [place], again, (key or "").strip())
+        yield from self._answers(comparison, number, who, [place], again, key)
 
     def _saved(self, comparison: Comparison, word: str, numbers: list[int]) -> str:
         if comparison.owner:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -24,8 +26,11 @@ TAKE = """(file) => {
     link.click();
 }"""
 
-OLD_ZIP = 3600.0
-"""Seconds after which a zip was surely saved by the browser that asked for it."""
+OLD = 3600.0
+"""Seconds after which a copy was surely saved by the browser that asked for it."""
+_LOCK = threading.Lock()
+TEXTS = 8
+"""Files of one viewer's words at most; the newest stay."""
 
 
 def download_box() -> gr.File:
@@ -53,25 +58,45 @@ def prepared(workspace: Workspace, run_id: str, name: str) -> str | None:
 
 def text_file(text: str, name: str, viewer: str) -> str:
     """Path of a file that holds this text. viewer: Access.viewer(), see above."""
-    target = _place(viewer, str(time.time_ns()), name)
+    target = _place(viewer, f"text-{time.time_ns()}", name)
     target.write_text(text, encoding="utf-8")
+    mine = sorted(target.parent.parent.glob("text-*/*"), key=lambda path: path.parent.name)
+    with _LOCK:
+        _remove(mine[:-TEXTS])
     return str(target)
 
 
 def _place(viewer: str, moment: str, name: str) -> Path:
-    target = Path(get_upload_folder()) / "guardwaltz" / viewer / moment / name
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Where the copy goes. Old ones are removed, whoever asked for them."""
+    folder = Path(get_upload_folder()) / "guardwaltz"
+    target = folder / viewer / moment / name
+    with _LOCK:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            target.touch()
+        _remove([path for path in folder.rglob("*") if _is_old(path)])
     return target
 
 
 def _zipped(workspace: Workspace, run_id: str) -> str:
-    """The export of a run, made anew: an evaluation of today stands on its card. Zips of an hour ago are removed."""
+    """The export of a run, made anew: an evaluation of today stands on its card."""
     contents = export_of(workspace.run(run_id), workspace)
     if contents is None:
         raise UserError(f"{run_id} has nothing to export.")
-    folder = Path(get_upload_folder()) / "guardwaltz" / workspace.access.viewer() / "export"
-    for old in folder.glob("*/*.zip"):
-        if time.time() - old.stat().st_mtime > OLD_ZIP:
-            old.unlink(missing_ok=True)
-    target = folder / str(time.time_ns()) / f"{contents.title}.zip"
+    target = _place(workspace.access.viewer(), f"export-{time.time_ns()}", f"{contents.title}.zip")
     return str(write_zip(export_files(contents, workspace), target, contents.title))
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return path.is_file() and time.time() - path.stat().st_mtime > OLD
+    except FileNotFoundError:  # it has just been given its name
+        return False
+
+
+def _remove(paths: list[Path]) -> None:
+    """Files, and their folders, which hold nothing else."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()

@@ -155,8 +155,11 @@ class TryIt:
         serving_of(self.workspace).give_up(who)
         try:
             # first, because reading a reference tells whether a folder exists
-            with self.workspace.access.asking(self.workspace, (model or "").strip(), (judge or "").strip().lower()) as meter:
-                yield from self._answered(replace(asked_of(model, prompt, judge, side), who=who), prompt, side, meter)
+            with self.workspace.access.asking(self.workspace, (model or "").strip(), (judge or "").strip().lower(),
+                                              reads=len(prompt or "")) as meter:
+                question = asked_of(model, prompt, judge, side)
+                yield from self._answered(replace(question, who=who, options=meter.within(question.options), seconds=meter.seconds),
+                                          prompt, side, meter)
         except UserError as error:
             yield html.problem_strip(str(error))
 
@@ -176,6 +179,8 @@ def asked_of(model: str | None, prompt: str, judge: str, side: str) -> Question:
         raise UserError("Choose the agents first: a finished waltz-sft or waltzrl run, or one of its checkpoints, as waltz:<run id>.")
     if not (prompt or "").strip():
         raise UserError("Write a prompt first.")
+    if len(prompt) > LONGEST:
+        raise UserError(f"The prompt has {len(prompt):,} characters, and {LONGEST:,} can be sent; shorten it.")
     ref = parse_model_ref(str(model))
     if not ref.has_weights:
         raise UserError(f"{ref} is a hosted model; two agents who answer here are a run of this app, waltz:<run id>.")
