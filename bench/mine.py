@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -272,6 +273,10 @@ def memory_child(rows: int) -> int:
     from core.answer_log import AnswerLog
     from core.lm.engines import open_engine
     from core.lm.tiny import make_tiny
+    from core.mining.ahead import FILE as AHEAD_FILE
+    from core.mining.ahead import Ahead
+    from core.mining.answering import Sampling, answered_rows
+    from core.mining.rows import Asked
     from core.records import Labels, MinedSample, Output
     from core.runs import Workspace
 
@@ -280,15 +285,14 @@ def memory_child(rows: int) -> int:
         model = make_tiny(Path(folder) / "model")
         after_imports = resident("VmRSS")
         path = Path(folder) / "outputs.jsonl"
-        outputs: list[Output] = []
-        with AnswerLog(path) as log, open_engine(str(model), Workspace(folder), device="cpu", dtype="float32") as engine:
-            for made in engine.answers(memory_texts(rows), samples=MEMORY_SAMPLES, temperature=TEMPERATURE, top_p=TOP_P,
-                                       max_new_tokens=MEMORY_TOKENS):
-                outputs.append(Output(text=made.text, predicted=Labels(), tokens=made.tokens, finish=made.finish))
-                if len(outputs) == MEMORY_SAMPLES:
-                    log.add(MinedSample(row=made.index, prompt=str(made.index), gold=Labels(), outputs=outputs, model="tiny",
-                                        prompt_format="none"))
-                    outputs = []
+        asked: Any = (Asked(row, SimpleNamespace(text=text)) for row, text in enumerate(memory_texts(rows)))  # type: ignore[arg-type]
+        sampling = Sampling(MEMORY_SAMPLES, MEMORY_TOKENS, TEMPERATURE, TOP_P, seed=42)
+        chat = SimpleNamespace(chat=True, is_complete=None)
+        with (AnswerLog(path) as log, Ahead(Path(folder) / AHEAD_FILE, 0) as ahead,
+              open_engine(str(model), Workspace(folder), device="cpu", dtype="float32") as engine):
+            for one, answers in answered_rows(engine, asked, chat, sampling, lambda: False, ahead=ahead):
+                outputs = [Output(text=made.text, predicted=Labels(), tokens=made.tokens, finish=made.finish) for made in answers]
+                log.add(MinedSample(row=one.row, prompt=str(one.row), gold=Labels(), outputs=outputs, model="tiny", prompt_format="none"))
             assert log.rows == rows
         print(resident("VmHWM") - after_imports)
     return 0

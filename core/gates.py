@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from core.intervals import Interval, Result, Unit, number_words
+from core.intervals import Interval, Result, Unit, number_words, wilson
 
 Verdict = Literal["PASS", "FAIL", "INSUFFICIENT DATA"]
 
@@ -68,8 +68,8 @@ def gate_within(name: str, interval: Interval, threshold: float, *, unit: Unit =
     """For a difference: PASS when it lies within -threshold .. threshold with its whole interval,
     FAIL when the whole interval lies outside, else INSUFFICIENT DATA.
 
-    Arguments as in `gate_at_least`. Raises ValueError for a threshold that is negative or not a
-    finite number.
+    Arguments as in `gate_at_least`; rows that are all alike are judged as `_not_alone` says. Raises
+    ValueError for a threshold that is negative or not a finite number.
     """
     if threshold < 0:
         raise ValueError(f"the threshold of a 'within' gate must be 0 or more; got {threshold}.")
@@ -82,6 +82,7 @@ def gate_within(name: str, interval: Interval, threshold: float, *, unit: Unit =
         allowed=(-threshold, threshold),
         rule=f"within {edge} of zero",
         missed=f"more than {edge} from zero",
+        judged=_not_alone(interval),
     )
 
 
@@ -89,7 +90,8 @@ def gate_not_worse(name: str, difference: Interval, margin: float) -> Gate:
     """Non-inferiority of a paired difference (candidate minus reference): PASS when its whole interval is at or above -margin,
     FAIL when it is wholly below, else INSUFFICIENT DATA.
 
-    Being better by any amount passes. Raises ValueError for a margin that is negative or not a finite number.
+    Being better by any amount passes; rows that are all alike are judged as `_not_alone` says.
+    Raises ValueError for a margin that is negative or not a finite number.
     """
     if not margin >= 0:
         raise ValueError(f"the margin of a 'not worse' gate must be 0 or more; got {margin}.")
@@ -102,6 +104,7 @@ def gate_not_worse(name: str, difference: Interval, margin: float) -> Gate:
         allowed=(-margin, np.inf),
         rule=f"at most {edge} worse",
         missed=f"more than {edge} worse",
+        judged=_not_alone(difference),
     )
 
 
@@ -129,18 +132,19 @@ def rows_needed(effect: float, discordance: float, *, significance: float = SIGN
 def gate_gain(name: str, difference: Interval, threshold: float, *, p_value: float, discordant: int) -> tuple[Gate, int]:
     """Has a paired difference (candidate minus reference) reached `threshold`? With the rows that deciding it takes.
 
-    PASS: the whole interval is at or above the threshold; or the difference is, McNemar's p is below 0.05 and there are as many
-    rows as `rows_needed` says for a gain of this size (with fewer, a significant gain is mostly a lucky one). FAIL: the whole
-    interval is below the threshold. Else INSUFFICIENT DATA. `discordant`: rows on which exactly one of the two is right; without
-    rows a share of 20 % is assumed. Raises ValueError unless 0 < threshold <= 1.
+    PASS takes a difference at or above the threshold, McNemar's p below 0.05, and either as many rows as `rows_needed` says for a gain of
+    this size (with fewer, one that is just significant is mostly a lucky one), or a whole interval at or above the threshold: then so
+    much more was gained that fewer rows show it. FAIL: the whole interval is below the threshold. Else INSUFFICIENT DATA. `discordant`:
+    rows on which exactly one of the two is right; without rows a share of 20 % is assumed. Rows that are all alike are judged as
+    `_not_alone` says. Raises ValueError unless 0 < threshold <= 1.
     """
     share = discordant / difference.n if difference.n else USUAL_DISCORDANCE
     needed = rows_needed(threshold, share)
     edge = number_words(threshold, "points")
     gate = _gate(name, difference, threshold, "points", allowed=(threshold, np.inf), rule=f"at least {edge} more",
-                 missed=f"less than {edge} more")
-    gate = gate.model_copy(update={"rule": f"{gate.rule}, paired p < {SIGNIFICANT}"})
-    if gate.verdict != "INSUFFICIENT DATA":
+                 missed=f"less than {edge} more", judged=_not_alone(difference))
+    gate = gate.model_copy(update={"rule": f"{gate.rule}, paired p < {SIGNIFICANT}; on {needed:,} rows, or with the whole interval"})
+    if gate.verdict == "FAIL" or (gate.verdict == "PASS" and p_value < SIGNIFICANT):
         return gate, needed
     reached = difference.value is not None and difference.value >= threshold
     said = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
@@ -149,8 +153,20 @@ def gate_gain(name: str, difference: Interval, threshold: float, *, p_value: flo
                                        f"are enough ({needed:,} needed) to tell a gain of {edge} from none."}), needed
     known = f"with {share:.0%} of the rows decided differently" if difference.n else f"if {share:.0%} of them are decided differently"
     head = f"{difference.text('points')}: {said}. " if difference.value is not None else "There are no rows: nothing can be decided. "
-    return gate.model_copy(update={"explanation": head + f"A gain of {edge} is found with {POWER:.0%} power by about {needed:,} rows "
-                                   f"{known}; here are {difference.n:,}."}), needed
+    head += f"A gain of {edge} is found with {POWER:.0%} power by about {needed:,} rows {known}; here are {difference.n:,}."
+    return gate.model_copy(update={"verdict": "INSUFFICIENT DATA", "explanation": head}), needed
+
+
+def _not_alone(difference: Interval) -> Interval:
+    """A paired difference as it is judged where all its rows are alike: the bootstrap, which knows these rows only, gives it no width.
+
+    With n rows alike, another kind may still be as common as Wilson's upper end for 0 of n; the difference is then so much away on
+    either side, from all gained or all lost twice as much. Any other difference is judged as it is.
+    """
+    if difference.value is None or not difference.n or difference.low != difference.high or difference.value not in (-1, 0, 1):
+        return difference
+    most = (wilson(0, difference.n).high or 0.0) * (2 if difference.value else 1)
+    return difference.model_copy(update={"low": max(-1.0, difference.value - most), "high": min(1.0, difference.value + most)})
 
 
 def _gate(
@@ -162,24 +178,28 @@ def _gate(
     allowed: tuple[float, float],
     rule: str,
     missed: str,
+    judged: Interval | None = None,
 ) -> Gate:
-    """Judge the interval against the allowed range (ends included)."""
+    """Judge the interval against the allowed range (ends included); `judged` stands for it where it is another one."""
     if not np.isfinite(threshold):
         raise ValueError(f"the threshold of a gate must be a finite number; got {threshold}.")
     lowest, highest = allowed
+    seen = judged or interval
     verdict: Verdict = "INSUFFICIENT DATA"
     if interval.n == 0:
         why = "there are no rows: nothing can be decided."
-    elif interval.value is None or interval.low is None or interval.high is None:
+    elif seen.value is None or seen.low is None or seen.high is None:
         why = f"the number is undefined on these {interval.n:,} rows: nothing can be decided."
-    elif lowest <= interval.low and interval.high <= highest:
+    elif lowest <= seen.low and seen.high <= highest:
         verdict = "PASS"
         why = f"the whole interval is {rule}."
-    elif interval.high < lowest or interval.low > highest:
+    elif seen.high < lowest or seen.low > highest:
         verdict = "FAIL"
         why = f"the whole interval is {missed}."
+    elif judged is not None and judged != interval:
+        why = f"rows that are all alike leave {number_words(seen.low, unit)} to {number_words(seen.high, unit)} open: more are needed."
     else:
-        held = [x for x in allowed if np.isfinite(x) and interval.low <= x <= interval.high]
+        held = [x for x in allowed if np.isfinite(x) and seen.low <= x <= seen.high]
         edges = " and ".join(number_words(x, unit) for x in held)
         why = f"the interval holds {edges}: more rows are needed to decide."
     if interval.value is None:

@@ -115,7 +115,7 @@ class RsftEnsemble(Method):
     preset_help = {
         "rehearsal": "Two variants on two thirds of the rows, small enough for a CPU.",
         "seed-plan": "The seeds' plan: three variants on random parts; the share is our choice, no source gives one.",
-        "paper": "GuardReasoner: three variants, each without one source, and one on everything.",
+        "paper": "GuardReasoner: three variants, each without one of the three smallest sources, and one on everything.",
     }
 
     class Config(Config):
@@ -126,9 +126,10 @@ class RsftEnsemble(Method):
         model: Annotated[str, FromRun("model")] = setting("embedded", aliases=("base_model",))
         """What every variant starts from."""
         variants: int = setting(3, ge=1, le=16, aliases=("n",))
-        """How many guards. With leave-one-source-out at most one for each source, the biggest sources first."""
+        """How many guards. With leave-one-source-out at most one for each source; the smallest sources are left out first."""
         subsets: Literal["random", "leave-one-source-out"] = setting("random")
-        """random: each variant learns a share of the rows, drawn anew. leave-one-source-out: each learns all but one source."""
+        """random: each variant learns a share of the rows, drawn anew. leave-one-source-out: each learns all but one source; with
+        fewer variants than sources they all keep the biggest, as the paper's keep WildGuard."""
         share: float = setting(0.67, gt=0, le=1)
         """With random subsets: part of the training rows that each variant learns."""
         with_all: bool = setting(False)
@@ -261,8 +262,8 @@ class RsftEnsemble(Method):
         if len(sizes) < 2:
             raise UserError(f"subsets = leave-one-source-out, but all training rows of {config.data} have one source "
                             f"({next(iter(sizes), '') or 'none'}); use subsets=random.")
-        biggest = sorted(sizes, key=lambda name: (-sizes[name], name))[:config.variants]
-        return [*everything, *(Variant(str(number), {"share": 1.0, "leave_out": [name]}) for number, name in enumerate(biggest, start=1))]
+        smallest = sorted(sizes, key=lambda name: (sizes[name], name))[:config.variants]  # of four, three: the paper's
+        return [*everything, *(Variant(str(number), {"share": 1.0, "leave_out": [name]}) for number, name in enumerate(smallest, start=1))]
 
     def _rsft(self, config: Config) -> tuple[type[Method], Any]:
         """(the method, its settings on the whole set), for looking before the start."""

@@ -290,6 +290,11 @@ def test_a_slow_request_does_not_pile_up_answers() -> None:
     assert (following, backend.most) == (4000, 5)
 
 
+def test_what_is_there_already_is_not_asked_for() -> None:
+    asked = requests(["a", "b", "c"], [4, 5, 6], 2, {(4, 1), (5, 0), (5, 1)})
+    assert [(one.number, one.index, one.sample, one.prompt) for one in asked] == [(0, 4, 0, "a"), (1, 6, 0, "c"), (2, 6, 1, "c")]
+
+
 # ---- vLLM, as far as it goes without it ----
 
 

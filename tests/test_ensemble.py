@@ -10,7 +10,7 @@ from core.active import ActiveRun
 from core.data import find_data, load_examples
 from core.jobs import create
 from core.lineage import ancestors
-from core.methods import UserError, validate
+from core.methods import UserError, validate, with_preset
 from core.mining.outputs import read_outputs
 from core.preflight import look
 from core.records import GuardExample, Preference, read_records
@@ -121,9 +121,20 @@ def test_one_source_is_left_out_of_each_variant(workspace, tiny_model):
     settings = settings_for(tiny_model, subsets="leave-one-source-out", with_all=True, mine=False, rsft={**RSFT, "epochs": 1})
     run = execute(workspace, "rsft-ensemble", settings)
     found = [(entry["name"], entry["leave_out"], entry["rows"]) for entry in run.report["variants"]]
-    assert found == [("all", [], 24), ("1", ["a"], 12), ("2", ["b"], 16)], "the biggest sources first"
+    assert found == [("all", [], 24), ("1", ["c"], 20), ("2", ["b"], 16)], "the smallest sources are left out first"
     parts = [Counter(row.source for row in load_examples(entry["subset_run"], workspace)) for entry in run.report["variants"]]
-    assert parts == [Counter(SIZES), Counter(b=8, c=4), Counter(a=12, c=4)]
+    assert parts == [Counter(SIZES), Counter(a=12, b=8), Counter(a=12, c=4)]
+
+
+@pytest.mark.usefixtures("data")
+def test_the_papers_preset_makes_the_papers_subsets(workspace, tiny_model, monkeypatch):
+    """WildGuard always stays; of the three others one is left out each time (GuardReasoner, 4.2)."""
+    sizes = {"WildGuard": 86_759, "Aegis": 10_798, "BeaverTails": 27_186, "ToxicChat": 2_801}
+    monkeypatch.setattr("core.mining.subsets.source_sizes", lambda *_: sizes)
+    method = workspace.plugins.method("rsft-ensemble")
+    config = validate(method, with_preset(method, "paper", {"data": "trio", "model": str(tiny_model)}))
+    made = method(workspace)._variants(config)
+    assert [variant.part["leave_out"] for variant in made] == [[], ["ToxicChat"], ["Aegis"], ["BeaverTails"]]
 
 
 @pytest.mark.usefixtures("data", "here")

@@ -189,6 +189,11 @@ def test_sampling_resumes_from_any_cursor(tiny: Loaded) -> None:
     for cursor in range(1, 12, 3):
         for answer in generate(tiny, prompts[cursor:], indices=range(cursor, 12), **options):
             assert answer.token_ids == whole[answer.index, answer.sample]
+    have = {key for key in whole if key[0] == 3 or key in ((0, 1), (5, 0))}
+    rest = list(generate(tiny, prompts, have=have, **options))  # of what is there already nothing is made
+    assert [(answer.index, answer.sample) for answer in rest] == [key for key in whole if key not in have]
+    assert all(answer.token_ids == whole[answer.index, answer.sample] for answer in rest)
+    assert list(generate(tiny, prompts, have=set(whole), **options)) == []
     mixed = [9, 2, 11, 4]
     for answer in generate(tiny, [prompts[row] for row in mixed], indices=mixed, batch_tokens=400, ordered=False, **options):
         assert answer.token_ids == whole[answer.index, answer.sample]

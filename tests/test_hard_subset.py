@@ -63,15 +63,30 @@ def difference(value, low, high, n):
     (difference(0.06, -0.01, 0.13, 700), 0.09, 140, "INSUFFICIENT DATA", "p = 0.090"),
     (difference(0.02, -0.02, 0.07, 700), 0.4, 140, "INSUFFICIENT DATA", "about 626 rows"),
     (difference(0.01, -0.02, 0.04, 900), 0.5, 180, "FAIL", "less than 5 points more"),
+    (difference(1.0, 1.0, 1.0, 5), 0.0625, 5, "INSUFFICIENT DATA", "p = 0.062"),
+    (difference(0.30, 0.06, 0.60, 10), 0.25, 3, "INSUFFICIENT DATA", "p = 0.250"),
+    (difference(0.0, 0.0, 0.0, 5), 1.0, 0, "INSUFFICIENT DATA", "p = 1.000"),
+    (difference(0.0, 0.0, 0.0, 200), 1.0, 0, "FAIL", "less than 5 points more"),
+    (difference(-1.0, -1.0, -1.0, 20), 0.001, 20, "FAIL", "less than 5 points more"),
     (difference(None, None, None, 0), 1.0, 0, "INSUFFICIENT DATA", "about 626 rows if 20% of them are decided differently; here are 0"),
 ])
 def test_the_gain_gate(interval, p, discordant, verdict, words):
     gate, _ = gate_gain("gain", interval, 0.05, p_value=p, discordant=discordant)
     assert gate.verdict == verdict
     assert words in gate.explanation
+    assert gate.rule.startswith("at least 5 points more, paired p < 0.05; on ")
+    assert gate.interval == interval, "what is printed is what was measured"
 
 
-@given(st.floats(-1, 1), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 0.2))
+@pytest.mark.parametrize(("n", "verdict"), [(5, "INSUFFICIENT DATA"), (188, "INSUFFICIENT DATA"), (189, "PASS")])
+def test_rows_that_are_all_alike_prove_little(n, verdict):
+    """No row decided differently: a loss of 2 points is ruled out from 189 rows on (Wilson: 3.84 / (n + 3.84) <= 0.02)."""
+    gate = gate_not_worse("kept", difference(0.0, 0.0, 0.0, n), 0.02)
+    assert gate.verdict == verdict
+    assert ("all alike" in gate.explanation) == (verdict != "PASS")
+
+
+@given(st.floats(-1, 1), st.floats(0.001, 0.5), st.floats(0, 0.5), st.floats(0, 0.2))
 def test_not_worse_is_decided_by_the_whole_interval(value, below, above, margin):
     interval = difference(value, value - below, value + above, 50)
     gate = gate_not_worse("kept", interval, margin)

@@ -14,7 +14,9 @@ from core.answer_log import count_rows
 from core.data import find_data, stream_examples
 from core.jobs import create, resume, submit
 from core.lineage import ancestors
+from core.lm.engines import open_engine
 from core.methods import UserError, validate
+from core.mining.ahead import Ahead, Answer
 from core.mining.answering import Sampling, answered_rows
 from core.mining.outputs import read_outputs
 from core.mining.rows import Asked
@@ -366,6 +368,119 @@ def test_a_limit_draws_by_the_seed_and_keeps_the_order(workspace, data, guard):
     assert mined(seed=7) != rows
 
 
+class Killed(BaseException):
+    """What a kill does to the process, without one."""
+
+
+def test_a_kill_loses_only_what_was_being_written_however_slow_one_row_is(workspace, tmp_path, tiny_model):
+    """Row 0 takes many times as long as the others, which all finish behind it; the batch is 64."""
+    prompts = [f"question {number}" for number in range(120)]
+    with open_engine(str(tiny_model), workspace, device="cpu", dtype="float32") as engine:
+        alone = next(iter(engine.answers(prompts[:1], chat=False, max_new_tokens=64, temperature=1.0, seed=3)))
+        start = engine.loaded.tokenizer.decode(alone.token_ids[:8], skip_special_tokens=True)
+
+        def mined(is_complete, ahead, since, on_batch=None):
+            rows = (Asked(number, SimpleNamespace(text=prompts[number])) for number in range(since, len(prompts)))
+            chat = SimpleNamespace(chat=False, is_complete=is_complete)
+            return answered_rows(engine, rows, chat, Sampling(4, 64, 1.0, 1.0, 3), lambda: False, on_batch, ahead)
+
+        def short(text):
+            return not text.startswith(start)
+
+        with Ahead(tmp_path / "none.jsonl", 0) as ahead:
+            wanted = [(asked.row, [answer.text for answer in answers]) for asked, answers in mined(short, ahead, 0)]
+        assert [row for row, _ in wanted] == list(range(120))
+        path, made, kept = tmp_path / "ahead.jsonl", [], []
+
+        def working(finished, *_):
+            if finished > 250:
+                made.append(finished)
+                raise Killed
+
+        with Ahead(path, 0) as ahead, pytest.raises(Killed):
+            kept += [(asked.row, [answer.text for answer in answers]) for asked, answers in mined(short, ahead, 0, working)]
+        assert len(kept) < 20, "row 0 holds the others up"
+        saved = count_rows(path) + 4 * len(kept)
+        assert made[0] - saved <= 64, "finished answers that are nowhere"
+        finished = []
+        with Ahead(path, len(kept)) as ahead:
+            rest = mined(short, ahead, len(kept), lambda done, *_: finished.append(done))
+            kept += [(asked.row, [answer.text for answer in answers]) for asked, answers in rest]
+        assert kept == wanted, "in float32 the texts are those of an uninterrupted run"
+        assert finished[-1] <= 4 * 120 - saved, "what was kept is not made again"
+
+
+@pytest.mark.usefixtures("scripted")
+def test_answers_ahead_are_kept_over_a_kill_and_the_file_goes_with_the_last_row(workspace, data, guard, monkeypatch):
+    settings = {"data": data, "model": guard}
+    wanted = mine(workspace, settings)
+    made, kills = [], [True]
+
+    class Engine:
+        """Makes the last answer to row 3 when all others are there; is killed before it the first time."""
+
+        name, promise = "scripted", "The same every time."
+
+        def answers(self, prompts, *, indices, samples, have, ordered, **_):
+            assert not ordered
+            wanted = [(row, number) for row, _ in zip(indices, prompts, strict=True) for number in range(samples)]
+            for row, number in sorted((one for one in wanted if one not in have), key=lambda one: one == (3, 3)):
+                if (row, number) == (3, 3) and kills.pop():
+                    raise Killed
+                made.append((row, number))
+                yield SimpleNamespace(index=row, sample=number, text=says("harmful"), tokens=4, finish="stop")
+
+    @contextmanager
+    def opened(*_, **__):
+        yield Engine()
+
+    monkeypatch.setattr("core.mining.mine.open_answers", opened)
+    run = create(workspace, workspace.plugins.method("mine-hard-samples"), {**ON_CPU, **settings})
+    with pytest.raises(Killed):
+        mine(workspace, settings, run)
+    assert [row.row for row in read_outputs(run.dir / "outputs.jsonl")] == [0, 1, 2]
+    assert len(made) == 4 * 24 - 1
+    with (run.dir / "ahead.jsonl").open("ab") as file:
+        file.write(b'{"row":5,')  # torn by the kill
+    made.clear()
+    kills.append(False)
+    mine(workspace, {}, run)
+    assert made == [(3, 3)], "everything else was there"
+    assert (run.dir / "outputs.jsonl").read_bytes() == (wanted.dir / "outputs.jsonl").read_bytes()
+    assert not (run.dir / "ahead.jsonl").exists()
+
+
+def test_the_file_of_answers_ahead_does_not_grow_with_the_rows(tmp_path):
+    most = 0
+    with Ahead(tmp_path / "ahead.jsonl", 0) as ahead:
+        for row in range(3000):
+            ahead.add(Answer(row=row, sample=0, text="x"))
+            if row >= 5:
+                del ahead.held[row - 5, 0]
+            most = max(most, count_rows(ahead.path)) if row % 100 == 0 else most
+    assert most < 600
+    assert sorted(Ahead(ahead.path, 2995).held) == [(row, 0) for row in range(2995, 3000)]
+
+
+def test_answers_of_another_engine_are_not_mixed_into_a_row(workspace, data, guard, scripted):
+    scripted.stop_after = (7, 2)
+    settings = {"data": data, "model": guard}
+    run = create(workspace, workspace.plugins.method("mine-hard-samples"), {**ON_CPU, **settings})
+    (run.dir / "stop").touch()
+    with pytest.raises(StopRequested):
+        mine(workspace, settings, run)
+    kept = Ahead(run.dir / "ahead.jsonl", 7).held
+    assert sorted(kept) == [(7, 0), (7, 1)]
+    write(run.dir / "ahead.jsonl", [answer.model_copy(update={"text": "Label: safe"}) for answer in kept.values()])
+    begun = json.loads((run.dir / "begun.json").read_text())
+    begun["engines"][0]["name"] = "another"
+    (run.dir / "begun.json").write_text(json.dumps(begun))
+    (run.dir / "stop").unlink()
+    scripted.stop_after = None
+    mine(workspace, {}, run)
+    assert {output.text for row in read_outputs(run.dir / "outputs.jsonl") for output in row.outputs} == {"Label: harmful"}
+
+
 def test_rows_stream(workspace, data):
     """However many rows there are, the engine decides how many are in work; nothing is read ahead of it."""
     read = []
@@ -382,7 +497,7 @@ def test_rows_stream(workspace, data):
             while batch := list(zip(islice(indices, 10), islice(prompts, 10), strict=True)):
                 for index, text in batch:
                     assert text == f"question {index}"
-                    yield from (SimpleNamespace(index=index, sample=number, text="x") for number in range(samples))
+                    yield from (SimpleNamespace(index=index, sample=number, text="x", tokens=1, finish="stop") for number in range(samples))
 
     chat = SimpleNamespace(chat=True, is_complete=lambda _: False)
     ahead = 0

@@ -342,6 +342,23 @@ def test_outputs_are_swapped_by_hand_and_the_pairs_take_it(page, workspace):
     assert [texts.index(side[-1]["content"] if isinstance(side, list) else side) for side in (pair.chosen, pair.rejected)] == [1, 3]
 
 
+def test_a_gold_label_fixed_after_a_swap_voids_the_swap_and_the_page_says_so(page, workspace):
+    page.act(f"{FULL}&row=2&mode=swap", "pick-chosen", "2 1")
+    page.act(f"{FULL}&row=2", "gold", "2 request harmful")
+    parts = shown(page, f"{FULL}&row=2")
+    assert "swap void" in parts["table"]
+    assert "The pair picked by hand is not used" in parts["input"]
+    assert ">chosen<" not in parts["input"]
+    run = pairs_run(workspace)
+    pair = next(item for item in load_preferences(run.dir / "preferences.jsonl") if item.row == 2)
+    assert "the request is harmful" in str(pair.chosen)
+    parts = shown(page, f"{FULL}&row=2")
+    assert "1 pair picked by hand not used" in parts["pairs"]
+    assert [">chosen<" in part for part in parts["input"].split("<article")[1:]] == [False, False, False, True]
+    page.act(f"{FULL}&row=2&mode=swap", "pick-rejected", "2 0")
+    assert "The pair picked by hand is not used" not in shown(page, f"{FULL}&row=2")["input"], "picked anew, after the label"
+
+
 def test_undo_takes_back_the_newest_edit_first(page, workspace):
     query = f"{FULL}&row=2"
     page.act(query, "exclude", "2")
@@ -431,6 +448,20 @@ def test_pairs_are_built_by_a_run_of_their_own(page, workspace):
     assert finish(workspace, run) == "succeeded", run.log_tail()
     assert "from 6 hard inputs" in shown(page)["pairs"]
     assert page.export(FULL, "export-pairs", run.id).endswith("preferences.jsonl")
+
+
+def test_pairs_are_built_again_from_all_their_miners_with_their_settings(page, workspace, monkeypatch):
+    asked = []
+    monkeypatch.setattr("core.ui.mining_view.jobs.submit", lambda _, method, values: asked.append((method, values)))
+    mining_run(workspace, [item.model_copy(update={"model": "run:rsft-0002"}) for item in rows()], "mine-0002")
+    first = pairs_run(workspace, "mine-0001", "mine-0002", pick="longest", gamma=0.5, norm="seed-code", seed=7)
+    page.act(FULL, "exclude", "1")
+    parts = shown(page)["build"]
+    assert "Build pairs from 2 mining runs again" in parts
+    assert f"/mining?from={first.id}" in parts, "other settings start from these"
+    for query, miner in ((FULL, "mine-0001"), ("run=mine-0002", "mine-0002")):
+        page.act(query, "build", miner)
+        assert asked[-1] == ("build-pairs", first.config)
 
 
 def test_what_comes_after_the_pairs(page, workspace):

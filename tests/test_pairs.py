@@ -360,6 +360,42 @@ def test_pairs_follow_the_edits_in_whichever_run_an_input_occurs(workspace):
     assert (first.dir / "outputs.jsonl").read_bytes() == before
 
 
+def test_a_pair_picked_by_hand_is_void_once_the_gold_label_was_changed_after_it(workspace):
+    runs = {}
+    for name, edits in {  # of row 0, whose outputs are right, right, wrong; gold is turned round, so that they are wrong, wrong, right
+        "swap, then gold": [("swap", 2), ("gold", 3)], "gold, then a swap against it": [("gold", 2), ("against", 3)],
+        "gold, swap, gold": [("gold", 2), ("turned swap", 3), ("gold back", 4)],
+        "swap, gold, gold back": [("swap", 2), ("gold", 3), ("gold back", 4)],
+    }.items():
+        run = runs[name] = mined(workspace, rows_of([R, R, W], [R, W]))
+        row = next(read_outputs(run.dir / "outputs.jsonl"))
+        fields = {"swap": {"kind": "swap", "chosen": 1, "rejected": 2}, "turned swap": {"kind": "swap", "chosen": 2, "rejected": 1},
+                  "against": {"kind": "swap", "chosen": 1, "rejected": 2},
+                  "gold": {"kind": "gold", "task": "request", "label": W}, "gold back": {"kind": "gold", "task": "request"}}
+        for word, moment in edits:
+            add_edit(edits_file(run.dir), Edit(t=moment, who="ann", row=0, **fields[word]), row)
+    for name, chosen, void in (("swap, then gold", W, 1), ("gold, then a swap against it", R, 0), ("gold, swap, gold", R, 1),
+                               ("swap, gold, gold back", R, 0)):
+        built = build(workspace, runs[name])
+        pair = next(pair for pair in pairs_of(built) if pair.row == 0)
+        assert said(pair.chosen).endswith(f": {chosen}"), name
+        assert pair.why.startswith("picked by hand") == (not void), name
+        assert built.report["counts"]["void_by_hand"] == void, name
+        assert any("1 pair picked by hand not used" in note for note in built.report["notes"]) == bool(void), name
+    assert said(pairs_of(build(workspace, runs["swap, gold, gold back"]))[0].chosen) == f"Label 1: {R}", "it holds again"
+
+
+@pytest.mark.parametrize(("moment", "void"), [(1, 0), (5, 1)])
+def test_a_gold_label_changed_in_another_run_voids_an_older_pair(workspace, moment, void):
+    first, second = mined(workspace, rows_of([R, R, W])), mined(workspace, rows_of([R, R, R]), "run:rsft-0002")
+    row = next(read_outputs(first.dir / "outputs.jsonl"))
+    add_edit(edits_file(first.dir), Edit(t=3, who="ann", row=0, kind="swap", chosen=0, rejected=2), row)
+    add_edit(edits_file(second.dir), Edit(t=moment, who="ben", row=0, kind="gold", task="request", label=W), row)
+    run = build(workspace, first, second)
+    assert run.report["counts"]["void_by_hand"] == void
+    assert said(pairs_of(run)[0].chosen).endswith(W if void else R)
+
+
 # ---- reading pairs back ----
 
 
@@ -391,6 +427,9 @@ def test_plain_trl_files_are_read(tmp_path):
     ({**PAIR, "weight": float("inf")}, "weight = inf"),
     ({**PAIR, "weight": "1.2"}, "weight = '1.2'"),
     ({**PAIR, "weight": True}, "weight = True"),
+    ({**PAIR, "weight": 10**400}, "weight = 10000000000000000000... (401 characters) is not a number above 0 that float32 can hold"),
+    ({**PAIR, "weight": 1e39}, "weight = 1e+39 is not"),
+    ({**PAIR, "weight": 1e-60}, "weight = 1e-60 is not"),
     ({"chosen": "a", "rejected": "b", "weight": 1}, "prompt is missing"),
     ({**PAIR, "rejected": ""}, "rejected is missing, empty"),
     ({**PAIR, "chosen": [{"role": "assistant"}]}, "chosen is missing, empty, or neither"),

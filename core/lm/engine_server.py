@@ -11,7 +11,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 from core.api_key import ApiKey
@@ -48,10 +48,10 @@ class ServerEngine(Engine):
     def answers(self, prompts: Iterable[Prompt], *, samples: int = 1, max_new_tokens: int = 256, temperature: float = 0.0,
                 top_p: float = 1.0, seed: int = 42, indices: Iterable[int] | None = None, is_complete: Callable[[str], bool] | None = None,
                 should_stop: Callable[[], bool] | None = None, on_batch: Callable[[int, int, int], None] | None = None,
-                chat: bool = True, ordered: bool = True) -> Iterator[Generated]:
+                chat: bool = True, ordered: bool = True, have: Container[tuple[int, int]] = ()) -> Iterator[Generated]:
         """See Engine.answers. is_complete is not used: a server sends whole answers, which end at the model's own end or the limit."""
         backend = _Flight(self, {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}, seed, chat)
-        yield from through(backend, requests(prompts, indices, samples), AT_ONCE, ordered=ordered, should_stop=should_stop,
+        yield from through(backend, requests(prompts, indices, samples, have), AT_ONCE, ordered=ordered, should_stop=should_stop,
                            on_batch=on_batch)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ our own engine cannot batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,13 +35,13 @@ class TransformersEngine(Engine):
     def answers(self, prompts: Iterable[Prompt], *, samples: int = 1, max_new_tokens: int = 256, temperature: float = 0.0,
                 top_p: float = 1.0, seed: int = 42, indices: Iterable[int] | None = None, is_complete: Callable[[str], bool] | None = None,
                 should_stop: Callable[[], bool] | None = None, on_batch: Callable[[int, int, int], None] | None = None,
-                chat: bool = True, ordered: bool = True) -> Iterator[Generated]:
+                chat: bool = True, ordered: bool = True, have: Container[tuple[int, int]] = ()) -> Iterator[Generated]:
         """See Engine.answers."""
         loaded = self.loaded
         assert loaded is not None
         with loaded.activate() as model, _manager(model, loaded, max_new_tokens, temperature, top_p, seed) as manager:
             backend = _Flight(manager, model, loaded, max_new_tokens, is_complete, add_special_tokens=not chat)
-            asked = requests(rendered(loaded.tokenizer, prompts, chat), indices, samples)
+            asked = requests(rendered(loaded.tokenizer, prompts, chat), indices, samples, have)
             yield from through(backend, asked, AT_ONCE.get(model.device.type, 16), ordered=ordered, should_stop=should_stop,
                                on_batch=on_batch)
 

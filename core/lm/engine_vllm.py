@@ -7,7 +7,7 @@ It was never run on this project's machines: it is written to the documented int
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,10 @@ class VllmEngine(Engine):
     def answers(self, prompts: Iterable[Prompt], *, samples: int = 1, max_new_tokens: int = 256, temperature: float = 0.0,
                 top_p: float = 1.0, seed: int = 42, indices: Iterable[int] | None = None, is_complete: Callable[[str], bool] | None = None,
                 should_stop: Callable[[], bool] | None = None, on_batch: Callable[[int, int, int], None] | None = None,
-                chat: bool = True, ordered: bool = True) -> Iterator[Generated]:
+                chat: bool = True, ordered: bool = True, have: Container[tuple[int, int]] = ()) -> Iterator[Generated]:
         """See Engine.answers."""
         backend = _Flight(self, {"temperature": temperature, "top_p": top_p}, max_new_tokens, seed, is_complete, not chat)
-        asked = requests(rendered(self.tokenizer, prompts, chat), indices, samples)
+        asked = requests(rendered(self.tokenizer, prompts, chat), indices, samples, have)
         yield from through(backend, asked, AT_ONCE, ordered=ordered, should_stop=should_stop, on_batch=on_batch)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +47,9 @@ class WaltzEngine(Engine):
     def answers(self, prompts: Iterable[Prompt], *, samples: int = 1, max_new_tokens: int = 256, temperature: float = 0.0,
                 top_p: float = 1.0, seed: int = 42, indices: Iterable[int] | None = None, is_complete: Callable[[str], bool] | None = None,
                 should_stop: Callable[[], bool] | None = None, on_batch: Callable[[int, int, int], None] | None = None,
-                chat: bool = True, ordered: bool = True) -> Iterator[Generated]:
-        """See Engine.answers. A reply is read by the other agent, so it goes on to its own end: is_complete is not asked."""
+                chat: bool = True, ordered: bool = True, have: Container[tuple[int, int]] = ()) -> Iterator[Generated]:
+        """See Engine.answers. A reply is read by the other agent, so it goes on to its own end: is_complete is not asked, and
+        answers come in order. What is there already (`have`) is made again: the episodes of a prompt are played together."""
         if not chat:
             raise UserError(f"{self.ref} is a pair of agents who chat, and this prompt format writes the whole prompt itself; use one that "
                             f"asks through the chat template, or one agent alone, {self.ref}#conversation.")

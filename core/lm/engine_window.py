@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from core.lm.generate import Generated
 from core.lm.sampling import key_of_noise
 
 AHEAD = 4
-"""How many windows of answers may wait for a slow one before no new request is started."""
+"""How many windows of answers may wait for a slow one before no new request is started, where they are handed over in input order."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class Backend(Protocol):
         """Drop what is in flight."""
 
 
-def requests(prompts: Iterable[Any], indices: Iterable[int] | None, samples: int) -> Iterator[Asked]:
-    """The requests for all prompts, made as they are needed."""
+def requests(prompts: Iterable[Any], indices: Iterable[int] | None, samples: int,
+             have: Container[tuple[int, int]] = ()) -> Iterator[Asked]:
+    """The requests for all prompts, made as they are needed; without the (row, sample) that are there already."""
     numbers = itertools.count()
     for index, prompt in zip(itertools.count() if indices is None else indices, prompts, strict=False):
-        for sample in range(samples):
+        for sample in (number for number in range(samples) if (index, number) not in have):
             yield Asked(next(numbers), index, sample, prompt, time.perf_counter())
 
 

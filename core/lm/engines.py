@@ -10,7 +10,7 @@ Answers come in input order while they are made, prompts are read as they are ne
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.lm import generate, load, template
@@ -47,13 +47,15 @@ class Engine:
     def answers(self, prompts: Iterable[Prompt], *, samples: int = 1, max_new_tokens: int = 256, temperature: float = 0.0,
                 top_p: float = 1.0, seed: int = 42, indices: Iterable[int] | None = None, is_complete: Callable[[str], bool] | None = None,
                 should_stop: Callable[[], bool] | None = None, on_batch: Callable[[int, int, int], None] | None = None,
-                chat: bool = True, ordered: bool = True) -> Iterator[Generated]:
+                chat: bool = True, ordered: bool = True, have: Container[tuple[int, int]] = ()) -> Iterator[Generated]:
         """Answer each prompt `samples` times; yields in input order, the samples of a prompt together.
 
         chat: prompts are what a user says (or messages) and go through the model's chat template; else they are the whole text.
         indices: the rows' own numbers, where they are not 0, 1, 2, ...; what is drawn depends on them, so a resumed run passes the old
         ones. is_complete(text): the answer is whole, stop there. should_stop: asked all the time; what is finished is still yielded, in
-        order, with gaps. on_batch(finished, running, tokens): totals of this call, every few steps. ordered=False: as they come.
+        order, with gaps. on_batch(finished, running, tokens): totals of this call, every few steps. ordered=False: as they come, and no
+        slow answer holds the others up. have: (row, sample) of answers that are there already; they are left out (two agents make them
+        again).
         """
         raise NotImplementedError
 
@@ -80,13 +82,13 @@ class OwnEngine(Engine):
     def answers(self, prompts: Iterable[Prompt], *, samples: int = 1, max_new_tokens: int = 256, temperature: float = 0.0,
                 top_p: float = 1.0, seed: int = 42, indices: Iterable[int] | None = None, is_complete: Callable[[str], bool] | None = None,
                 should_stop: Callable[[], bool] | None = None, on_batch: Callable[[int, int, int], None] | None = None,
-                chat: bool = True, ordered: bool = True) -> Iterator[Generated]:
+                chat: bool = True, ordered: bool = True, have: Container[tuple[int, int]] = ()) -> Iterator[Generated]:
         """See Engine.answers."""
         assert self.loaded is not None
         texts = rendered(self.loaded.tokenizer, prompts, chat)
         yield from generate.generate(self.loaded, texts, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature,
                                      top_p=top_p, seed=seed, indices=indices, is_complete=is_complete, should_stop=should_stop,
-                                     on_batch=on_batch, add_special_tokens=not chat, ordered=ordered, prefix=self.prefix)
+                                     on_batch=on_batch, add_special_tokens=not chat, ordered=ordered, prefix=self.prefix, have=have)
 
     def close(self) -> None:
         """Let go of the weights; they leave memory when nobody else uses them."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,7 +61,7 @@ def generate(loaded: Loaded, prompts: Iterable[str], *, max_new_tokens: int = 25
              add_special_tokens: bool = False, is_complete: Callable[[str], bool] | None = None, look_after: str = "\n",
              batch_tokens: int | None = None, ordered: bool = True, should_stop: Callable[[], bool] | None = None,
              on_batch: Callable[[int, int, int], None] | None = None, prefix: SharedPrefix | None = None,
-             log_probs: bool = False) -> Iterator[Generated]:
+             log_probs: bool = False, have: Container[tuple[int, int]] = ()) -> Iterator[Generated]:
     """Answer `prompts` (whole rendered texts), `samples` times each; yields in input order, samples of a prompt together.
 
     indices: the rows' own numbers, where they are not 0, 1, 2, ...; noise depends on them, so a resumed run passes the old ones.
@@ -72,13 +72,14 @@ def generate(loaded: Loaded, prompts: Iterable[str], *, max_new_tokens: int = 25
     with gaps. on_batch(finished, running, tokens): called every few steps with totals of this call. Memory does not grow with rows:
     prompts are read a few batches ahead at most. prefix: what an earlier call with this very model and adapter found and computed.
     log_probs: say of each token how likely it was, at this temperature and before any nucleus is cut out.
+    have: (index, sample) of answers that are there already and are left out.
     """
     if max_new_tokens < 1 or samples < 1 or temperature < 0 or not 0 < top_p <= 1:
         raise ValueError("max_new_tokens and samples must be at least 1, temperature 0 or more, top_p in (0, 1]")
     engine = _Engine(loaded, Draw(temperature, top_p, seed), is_complete, batch_tokens, prefix or SharedPrefix(), look_after, log_probs)
     numbers = zip(itertools.count() if indices is None else indices, itertools.repeat(0) if first_samples is None else first_samples,
                   strict=False)
-    source = _Source(loaded, zip(numbers, prompts, strict=False), engine, max_new_tokens, samples, add_special_tokens)
+    source = _Source(loaded, zip(numbers, prompts, strict=False), engine, max_new_tokens, samples, add_special_tokens, have)
     ready: dict[int, Generated] = {}
     following, finished, tokens = 0, 0, 0
     for step in itertools.count():
@@ -104,7 +105,8 @@ class _Source:
     """Reads prompts a batch at a time and tokenises them. They start in input order, so that answers are ready in about that order."""
 
     def __init__(self, loaded: Loaded, pairs: Iterator[tuple[tuple[int, int], str]], engine: _Engine, max_new_tokens: int, samples: int,
-                 add_special_tokens: bool) -> None:
+                 add_special_tokens: bool, have: Container[tuple[int, int]] = ()) -> None:
+        self.have = have
         self.loaded, self.pairs, self.engine = loaded, pairs, engine
         self.max_new_tokens, self.samples, self.add_special_tokens = max_new_tokens, samples, add_special_tokens
         self.window = max(1, engine.max_rows // samples)
@@ -137,6 +139,8 @@ class _Source:
         elif limit < self.max_new_tokens:
             note = f"only {limit} answer tokens fit into the model's context of {context}"
         for sample in range(first, first + self.samples):
+            if (index, sample) in self.have:
+                continue
             yield Row(self.made, index, sample, ids, limit, note, began=time.perf_counter(), finish=None if limit > 0 else "length")
             self.made += 1
 

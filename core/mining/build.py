@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.methods import UserError
 from core.mining.agreement import InputIndex
-from core.mining.choosing import Pick, Places, choose_pairs
+from core.mining.choosing import Pick, Places, choose_pairs, hand_pair
 from core.mining.edits import Edit, Edited, apply_edits, edits_file, read_edits
 from core.mining.guarding import GuardTally, marked, refuse_test_rows
 from core.mining.outputs import FILE, read_outputs
@@ -56,6 +56,8 @@ class Built:
     """Hard rows taken out by hand."""
     edited: int = 0
     """Hard rows with a corrected gold label or a swapped pair."""
+    void: int = 0
+    """Of them, rows whose pair was picked by hand before the gold label was changed, and is against it: the pair was chosen anew."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Hard rows without a usable pair, by reason."""
     weights: Counter[float] = field(default_factory=Counter)
@@ -134,12 +136,14 @@ class PairBuilder:
         if self.index.is_used(hard.key):
             built.duplicates += 1
             return
-        places = self._places(hard)
+        by_hand = hand_pair(hard.edited, sample, self.unparsed[hard.run])
+        places = self._places(hard, by_hand)
         if not places:
             return
         self.index.use(hard.key)
         built.rows_with_pairs += 1
         built.edited += bool(hard.edited.edits)
+        built.void += hard.edited.pair is not None and by_hand is None
         weight = alpha(sample.k_correct, sample.k_incorrect, self.config.gamma, self.config.norm,
                        self.ranges[hard.run, sample.source])
         prompt_format = self._format(sample.prompt_format)
@@ -148,11 +152,11 @@ class PairBuilder:
             built.weights[weight] += 1
             built.table[sample.source, sample.model] += 1
             built.golds[sample.task, getattr(sample.gold, sample.task)] += 1
-            yield as_preference(sample, place, weight, prompt_format, self._why(hard), hard.edited.original.gold)
+            yield as_preference(sample, place, weight, prompt_format, self._why(hard, by_hand), hard.edited.original.gold)
 
-    def _places(self, hard: Hard) -> list[Places]:
-        if hard.edited.pair:
-            found = [hard.edited.pair]
+    def _places(self, hard: Hard, by_hand: Places | None) -> list[Places]:
+        if by_hand:
+            found = [by_hand]
         else:
             found = choose_pairs(hard.sample, self.config.pick, self.unparsed[hard.run], seed=self.config.seed,
                                  most=self.config.max_pairs_per_row)
@@ -164,8 +168,8 @@ class PairBuilder:
             self.built.skipped["chosen and rejected are the same text"] += 1
         return kept
 
-    def _why(self, hard: Hard) -> str:
-        how = "picked by hand" if hard.edited.pair else _HOW[self.config.pick]
+    def _why(self, hard: Hard, by_hand: Places | None) -> str:
+        how = "picked by hand" if by_hand else _HOW[self.config.pick]
         return f"{how}; {hard.sample.task}: {hard.sample.k_correct} right, {hard.sample.k_incorrect} wrong ({self.runs[hard.run].id})"
 
     def _hard(self, index: bool = False) -> Iterator[Hard]:

@@ -22,7 +22,7 @@ def make_report(builder: PairBuilder, run: Run) -> dict[str, Any]:
         "runs": [_mined(one, builder.unparsed[number]) for number, one in enumerate(builder.runs)],
         "counts": {"mined_rows": builder.mined_rows, "hard_rows": built.hard, "rows_with_pairs": built.rows_with_pairs,
                    "pairs": built.pairs, "duplicates": built.duplicates, "excluded_by_hand": built.excluded,
-                   "edited_by_hand": built.edited, "skipped": dict(built.skipped)},
+                   "edited_by_hand": built.edited, "void_by_hand": built.void, "skipped": dict(built.skipped)},
         "settings": {name: getattr(config, name) for name in ("pick", "gamma", "norm", "max_pairs_per_row", "seed")},
         "weights": {"low": low, "high": high,
                     "histogram": [{"weight": weight, "pairs": count} for weight, count in sorted(built.weights.items())]},
@@ -33,8 +33,16 @@ def make_report(builder: PairBuilder, run: Run) -> dict[str, Any]:
         "agreement": builder.index.agreement([one.id for one in builder.runs], config.seed),
         "split_guard": built.tests.record(dropped=not config.allow_test_rows), "test_rows_overridden": bool(used), "test_rows_used": used,
         "overrides": [*_override(run, used), *(line for one in builder.runs for line in (one.report or {}).get("overrides", []))],
-        "notes": [*(f"{plural(count, 'hard row')} left out: {reason}." for reason, count in builder.left_out().items()), *_balance(built)],
+        "notes": [*(f"{plural(count, 'hard row')} left out: {reason}." for reason, count in builder.left_out().items()), *_void(built),
+                  *_balance(built)],
     }
+
+
+def _void(built: Built) -> list[str]:
+    if not built.void:
+        return []
+    return [f"{plural(built.void, 'pair')} picked by hand not used: the gold label was changed after that, and the answers are on "
+            "the wrong sides of it now. build-pairs chose others."]
 
 
 def _balance(built: Built) -> list[str]:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
+from core.mining.edits import Edited
 from core.mining.samples import Unparsed, outcome
 from core.records import HardSample
 from core.split_guard import pair_key
@@ -24,6 +25,18 @@ def sides(sample: HardSample, unparsed: Unparsed) -> tuple[list[int], list[int]]
     wrong = {"incorrect", "unparsed"} if unparsed == "incorrect" else {"incorrect"}
     written = [index for index, output in enumerate(sample.outputs) if output.text.strip()]
     return [index for index in written if found[index] == "correct"], [index for index in written if found[index] in wrong]
+
+
+def hand_pair(edited: Edited, hard: HardSample, unparsed: Unparsed) -> Places | None:
+    """The pair that a person picked, while it holds; `hard` is the edited row.
+
+    A pair against the gold label is void where the label was changed after it was picked, for it was picked under another label. Newer
+    than the label, or without a change of it, it is what the person wants.
+    """
+    if edited.pair is None or not edited.overtaken:
+        return edited.pair
+    right, wrong = sides(hard, unparsed)
+    return edited.pair if edited.pair[0] in right and edited.pair[1] in wrong else None
 
 
 def choose_pairs(sample: HardSample, pick: Pick, unparsed: Unparsed, *, seed: int, most: int) -> list[Places]:

@@ -39,6 +39,8 @@ class Edit(Record):
     rejected: int | None = Field(None, ge=0)
     """swap: index of the rejected output."""
     note: str = ""
+    overtaken: bool = Field(False, exclude=True)
+    """swap, as it was read: a gold label of the row was changed, or changed back, after it."""
 
     @model_validator(mode="after")
     def _whole(self) -> Edit:
@@ -73,6 +75,8 @@ class Edited(NamedTuple):
     excluded: bool
     pair: tuple[int, int] | None
     """(chosen, rejected) output, where a person picked them."""
+    overtaken: bool
+    """A gold label was changed after the pair was picked: it was picked under another one (core/mining/choosing.py says what follows)."""
     edits: list[Edit]
     """The edits in force."""
 
@@ -91,7 +95,10 @@ def read_edits(path: Path) -> dict[int, list[Edit]]:
     """{row: the edits in force}. Only rows that a person touched are held in memory."""
     latest: dict[int, dict[tuple[str, Task | None], Edit]] = {}
     for edit in history(path):
-        latest.setdefault(edit.row, {})[edit.place] = edit
+        places = latest.setdefault(edit.row, {})
+        places[edit.place] = edit
+        if edit.kind == "gold" and (swap := places.get(("swap", None))):
+            places[swap.place] = swap.model_copy(update={"overtaken": True})
     kept = {row: [edit for edit in edits.values() if not edit.undoes] for row, edits in latest.items()}
     return {row: edits for row, edits in kept.items() if edits}
 
@@ -109,7 +116,7 @@ def add_edit(path: Path, edit: Edit, sample: MinedSample) -> None:
 
 
 def apply_edits(sample: MinedSample, edits: Iterable[Edit]) -> Edited:
-    """The row as it counts with these edits (those in force, as read_edits gives them)."""
+    """The row as it counts with these edits (those in force, as read_edits gives them; gold edits of another run may be among them)."""
     edits = list(edits)
     changed = {edit.task: edit.label for edit in edits if edit.kind == "gold" and edit.task}
     edited = sample
@@ -118,4 +125,5 @@ def apply_edits(sample: MinedSample, edits: Iterable[Edit]) -> Edited:
         edited = sample.model_copy(update={"gold": gold})
     swap = next((edit for edit in edits if edit.kind == "swap"), None)
     pair = (swap.chosen, swap.rejected) if swap and swap.chosen is not None and swap.rejected is not None else None
-    return Edited(edited, sample, any(edit.kind == "exclude" for edit in edits), pair, edits)
+    overtaken = swap is not None and (swap.overtaken or any(edit.kind == "gold" and edit.t > swap.t for edit in edits))
+    return Edited(edited, sample, any(edit.kind == "exclude" for edit in edits), pair, overtaken, edits)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.answer_log import AnswerLog
 from core.methods import UserError
+from core.mining.ahead import FILE as AHEAD_FILE
+from core.mining.ahead import Ahead, Answer
 from core.mining.answering import answered_rows, open_answers
 from core.mining.begun import begin, note_engine
 from core.mining.outputs import FILE, HARD_FILE, read_outputs
@@ -21,7 +23,6 @@ from core.words import plural
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
-    from core.lm.generate import Generated
 
 
 class Speed(NamedTuple):
@@ -59,25 +60,31 @@ def _ask(plan: Plan, config: Any, run: ActiveRun, summary: Summary, begun: dict[
     rows = rows_to_ask(plan.source, run.workspace, plan.prompt_format, plan.survey, seed=config.seed,
                        allow_test_rows=config.allow_test_rows)
     with AnswerLog(path) as log:
-        _take_up(path, rows, summary, run)
+        first = _take_up(path, rows, summary, run)
         if summary.rows:
             run.log(f"{plural(summary.rows, 'row')} from before are kept")
         run.progress(summary.rows, total, "rows")
         started, before = time.monotonic(), summary.rows
         if before < total:
             run.log(f"loading {plan.found.ref}")
-            with open_answers(config, plan.found.ref, run) as engine:
-                note_engine(engine, summary.rows, begun, run)
+            with open_answers(config, plan.found.ref, run) as engine, Ahead(run.dir / AHEAD_FILE, first) as kept:
+                if not note_engine(engine, summary.rows, begun, run):
+                    kept.forget()  # answers of another engine: a row has all its answers from one
+                if kept.held:
+                    run.log(f"{plural(len(kept.held), 'answer')} to later rows from before are kept")
                 started = time.monotonic()
 
                 def working(finished: int, running: int, tokens: int) -> None:  # rows come in order, so the first may be long in coming
                     run.progress(summary.rows, total, "rows", detail=f"{finished:,} answers, {running} in work, {tokens:,} tokens")
 
-                for asked, answers in answered_rows(engine, rows, plan.prompt_format, plan.sampling(config), run.should_stop, working):
+                for asked, answers in answered_rows(engine, rows, plan.prompt_format, plan.sampling(config), run.should_stop, working,
+                                                    kept):
                     sample = as_sample(asked, answers, plan.found.ref, plan.prompt_format)
                     log.add(sample)
                     summary.add(sample)
                     _tell(run, summary, total, before, time.monotonic() - started)
+                if summary.rows == total:
+                    kept.done()
         speed = Speed(summary.rows - before, time.monotonic() - started)
     run.stop_if_asked()
     if summary.rows != total:
@@ -85,7 +92,7 @@ def _ask(plan: Plan, config: Any, run: ActiveRun, summary: Summary, begun: dict[
     return speed
 
 
-def as_sample(asked: Asked, answers: list[Generated], model: str, prompt_format: Any) -> MinedSample:
+def as_sample(asked: Asked, answers: list[Answer], model: str, prompt_format: Any) -> MinedSample:
     """The record of one row. A label that cannot be read stays None; it is counted, never guessed."""
     example = asked.question.example
     outputs = [Output(text=made.text, predicted=prompt_format.parse(made.text, example).labels, tokens=made.tokens, finish=made.finish)
@@ -94,14 +101,18 @@ def as_sample(asked: Asked, answers: list[Generated], model: str, prompt_format:
                        prompt_format=prompt_format.name, source=example.source, category=example.category)
 
 
-def _take_up(path: Path, rows: Iterator[Asked], summary: Summary, run: ActiveRun) -> None:
-    """Count the rows that a killed or stopped run left, and move `rows` past them; they must be the rows of today."""
+def _take_up(path: Path, rows: Iterator[Asked], summary: Summary, run: ActiveRun) -> int:
+    """Count the rows that a killed or stopped run left, and move `rows` past them; they must be the rows of today. Returns the number that
+    comes after theirs."""
+    last = -1
     for sample in read_outputs(path):
         asked = next(rows, None)
         if asked is None or _place(asked) != (sample.row, sample.prompt, sample.response):
             raise UserError(f"The rows to mine have changed since {run.id} began (its row {sample.row} is not the next one now); start a "
                             "new mining run.")
         summary.add(sample)
+        last = sample.row
+    return last + 1
 
 
 def _place(asked: Asked) -> tuple[int, str, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,19 @@ def _check_weight(values: dict[str, Any], where: str, needed: bool) -> None:
             raise UserError(f"{where} has no weight; build the pairs with build-pairs, or train without weights.")
         return
     weight = values["weight"]
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight <= 0:
-        raise UserError(f"{where}: weight = {weight!r} is not a number above 0; with gamma below 1, build-pairs makes none like it.")
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < _as_float32(weight) < math.inf:
+        said = repr(weight)
+        said = said if len(said) <= 40 else f"{said[:20]}... ({len(said)} characters)"
+        raise UserError(f"{where}: weight = {said} is not a number above 0 that float32 can hold; with gamma below 1, build-pairs makes "
+                        "none like it.")
+
+
+def _as_float32(weight: float) -> float:
+    """The weight as the training keeps it: infinite or 0 where that is out of reach."""
+    try:
+        return array("f", [weight])[0]
+    except OverflowError:  # a whole number beyond every float
+        return math.inf
 
 
 def _is_said(value: Any) -> bool:

@@ -49,7 +49,7 @@ def _gold(value: str, edited: Edited) -> dict[str, Any] | None:
 def _picked(miner: Miner, place: int, side: str, value: str, built: Built | None) -> dict[str, Any] | None:
     edited = miner.edited(place)
     pairs = built.pairs_of(edited.sample.row, edited.sample.model) if built else []
-    now = chosen_pair(edited, built.path if built else None, pairs)
+    now = chosen_pair(miner.hand_pair(edited), edited, built.path if built else None, pairs)
     pair = picked(sides_of(miner, edited), now, side, int(value)) if value.isdecimal() else None
     if pair is None:
         needed = "right" if side == "chosen" else "wrong"

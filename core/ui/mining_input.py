@@ -45,7 +45,7 @@ def input_card(miner: Miner, place: int, built: Built | None, mode: str, who: st
     sample = edited.sample
     task = miner.task_of(place)
     pairs = built.pairs_of(sample.row, sample.model) if built else []
-    pair = chosen_pair(edited, built.path if built else None, pairs)
+    pair = chosen_pair(miner.hand_pair(edited), edited, built.path if built else None, pairs)
     veiled = bool(miner.index.harmful[place])
     about = ", ".join(filter(None, [sample.source, sample.category, "with a response" if sample.response else "no response"]))
     head = html.card_header(f"Input {sample.row:04d}", about, gold_line(edited, who))
@@ -57,9 +57,17 @@ def input_card(miner: Miner, place: int, built: Built | None, mode: str, who: st
     can = sides_of(miner, edited) if mode == "swap" else None
     outputs = [output_card(edited, number, task, pair, veiled, can) for number in range(len(sample.outputs))]
     parts = [html.join(texts), html.div(html.join(outputs), "gw-cards gw-outputs"), _asked(edited, pair, mode, can),
-             _no_pair(miner, place, edited, built) if pair is None else Markup(),
+             _void(miner, edited), _no_pair(miner, place, edited, built) if pair is None else Markup(),
              _buttons(miner, place, edited, who) if may_edit else _next(edited)]
     return html.element("section", head + html.join(parts), "gw-card", data_input=sample.row)
+
+
+def _void(miner: Miner, edited: Edited) -> Markup:
+    """The pair that a person picked does not hold any more."""
+    if not miner.swap_is_void(edited):
+        return Markup()
+    return html.div("The pair picked by hand is not used: the gold label was changed after that, and its outputs are on the wrong sides "
+                    "now. build-pairs chooses another one, unless you pick again.", "gw-help")
 
 
 def _no_pair(miner: Miner, place: int, edited: Edited, built: Built | None) -> Markup:

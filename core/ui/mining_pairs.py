@@ -64,8 +64,8 @@ def _place(side: Any, outputs: list[Output]) -> int | None:
     return next((place for place, output in enumerate(outputs) if output.text.strip() == wanted), None)
 
 
-def chosen_pair(edited: Edited, path: Path | None, pairs: list[PairRow]) -> tuple[int, int] | None:
-    """(chosen, rejected) outputs of a row: as a person said, else as the pairs that were built have it."""
-    if edited.pair is not None:
-        return edited.pair
+def chosen_pair(by_hand: tuple[int, int] | None, edited: Edited, path: Path | None, pairs: list[PairRow]) -> tuple[int, int] | None:
+    """(chosen, rejected) outputs of a row: as a person said, where that holds, else as the pairs that were built have it."""
+    if by_hand is not None:
+        return by_hand
     return next((found for pair in pairs if path and (found := outputs_of(path, pair, edited.sample.outputs))), None)

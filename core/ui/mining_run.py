@@ -11,17 +11,19 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 
 from core.methods import Method, UserError, from_run
+from core.mining.choosing import hand_pair
 from core.mining.edits import Edit, Edited, apply_edits, edits_file, read_edits
 from core.mining.outputs import FILE
-from core.mining.samples import KINDS, TASK_ORDER, Unparsed
+from core.mining.samples import KINDS, TASK_ORDER, Unparsed, as_hard
 from core.mining.weights import GapRange, Norm, alpha
 from core.records import Task
 from core.runs import Run, Workspace
 from core.ui.mining_index import NONE, Facts, Index, Reading, facts_of, index_of, with_facts
 from core.ui.mining_pairs import PairRow, pairs_in
 
-Pair = Literal["kept", "excluded", "gold changed", "swapped", ""]
-"""What becomes of a row's pair; "" = the row is not hard, so there is none."""
+Pair = Literal["kept", "excluded", "swap void", "gold changed", "swapped", ""]
+"""What becomes of a row's pair; "" = the row is not hard, so there is none. swap void: picked by hand before the gold label was changed,
+and against it now."""
 PAIRING = "build-pairs"
 """The method that makes pairs."""
 NOBODY = "local user"
@@ -67,9 +69,21 @@ class Miner:
     def pair(self, place: int) -> Pair:
         """What becomes of the pair of a row."""
         kinds = {edit.kind for edit in self.edits.get(int(self.index.row[place]), [])}
+        if "swap" in kinds and "exclude" not in kinds and self.swap_is_void(self.edited(place)):
+            return "swap void"
         words: tuple[tuple[str, Pair], ...] = (("exclude", "excluded"), ("gold", "gold changed"), ("swap", "swapped"))
         found = next((said for kind, said in words if kind in kinds), None)
         return found or ("kept" if self.is_hard(place) else "")
+
+    def hand_pair(self, edited: Edited) -> tuple[int, int] | None:
+        """(chosen, rejected) output as a person picked them, where build-pairs takes that; a row that is not hard has no pair."""
+        hard = as_hard(edited.sample, self.index.unparsed_as)
+        return hand_pair(edited, hard, self.index.unparsed_as) if hard else None
+
+    def swap_is_void(self, edited: Edited) -> bool:
+        """Was a pair picked by hand that build-pairs passes over, because the gold label was changed after that?"""
+        hard = as_hard(edited.sample, self.index.unparsed_as)
+        return edited.pair is not None and hard is not None and hand_pair(edited, hard, self.index.unparsed_as) is None
 
     def usable(self) -> int:
         """Hard rows that are not excluded: what pairs can be built from."""
@@ -182,8 +196,13 @@ class Pairing:
         chosen = {"gamma": 0.2, "norm": "min-max", **fields, **start, **(built.run.config if built else {})}
         return Weighting(float(chosen["gamma"]), cast(Norm, chosen["norm"]))
 
-    def values(self, mining: Run) -> dict[str, Any]:
-        """Settings of a new build-pairs run over one mining run. UserError where no plugin brings the method."""
+    def values(self, mining: Run, built: Built | None = None) -> dict[str, Any]:
+        """Settings of a new build-pairs run: those of the pairs that were built, all their miners among them, so that building again
+        after an edit changes what was edited and nothing else. Without such pairs, this mining run and the settings that the form starts
+        with. UserError where no plugin brings the method.
+        """
         if self.method is None or self.field is None:
             raise UserError("No plugin here brings build-pairs; the Plugins page says why.")
+        if built is not None and mining.id in self.sources(built.run):
+            return {name: value for name, value in built.run.config.items() if name in self.method.Config.model_fields}
         return {**next(iter(self.method.presets.values()), {}), self.field: [mining.id]}

@@ -135,18 +135,23 @@ class MiningPage:
             listed = table(miner, view, found, weighting)
         except UserError as error:  # the file was changed while it was read
             opened, listed = Markup(), html.problem_strip(str(error))
-        acts = self._acts(miner, filled=not _form_is_open(view))
+        acts = self._acts(miner, look.built, filled=not _form_is_open(view))
         return {"list_head": list_head(miner, view), "build": acts, "table": listed, "input": opened}
 
-    def _acts(self, miner: Miner, *, filled: bool) -> Markup:
-        """The page's one filled button (the form's Start is it while the form stands open), and the file to take home."""
+    def _acts(self, miner: Miner, built: Built | None, *, filled: bool) -> Markup:
+        """The page's one filled button (the form's Start is it while the form stands open), and the file to take home.
+
+        Pairs that are there are built again as they were: from all their miners, with their settings.
+        """
         usable = miner.usable()
         export = html.small_link("Export the hard samples", "export-hard", miner.run.id) if usable else None
         if self.pairing.method is None or not self.workspace.access.may(Act.START):
             return html.div(html.join([export]), "gw-build")
         words = f"Build pairs from {usable:,} {'input' if usable == 1 else 'inputs'}"
+        if built is not None and (several := len(self.pairing.sources(built.run))) > 1:
+            words = f"Build pairs from {several} mining runs again"
         button = html.small_button(words, "build", miner.run.id, "filled" if filled else "") if usable else None
-        others = html.link("other settings", f"/mining?method={PAIRING}") if usable else None
+        others = html.link("other settings", f"/mining?from={built.run.id}" if built else f"/mining?method={PAIRING}") if usable else None
         return html.div(html.join([button, html.div(html.join([export, others]), "gw-line") if usable else None]), "gw-build")
 
     def header(self, look: Look) -> Markup:
@@ -243,7 +248,7 @@ class MiningPage:
         if word in EDITS:
             return self._edit(view, word, value, who)
         if word == "build":
-            values = self.pairing.values(self.workspace.run(value))
+            values = self.pairing.values(self.workspace.run(value), self.look(write_view({**view, "run": value})).built)
             jobs.submit(self.workspace, PAIRING, values)
             return write_view(view)
         if word in ("stop", "force"):

@@ -27,6 +27,7 @@ MEANING = {
     "log.txt": "everything the worker printed", "report.json": "the numbers", "report.html": "the report, one page",
     "README.md": "card for the Hub", "predictions.jsonl": "every answer", "outputs.jsonl": "every sampled answer",
     "hard.jsonl": "the hard rows", "edits.jsonl": "corrections by hand", "preferences.jsonl": "the pairs, with weights",
+    "ahead.jsonl": "answers to rows that are not whole yet",
     "hard_outputs.jsonl": "answers that chose the hard rows", "data.jsonl": "the rows",
     "conversation.jsonl": "rows of the conversation agent", "feedback.jsonl": "rows of the feedback agent",
     "offending_rows.jsonl": "rows that break a rule, with reasons",
