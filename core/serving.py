@@ -45,6 +45,8 @@ LOG = "serving.log"
 """In the runs folder: what libraries print, and tracebacks."""
 AT_ONCE = 4
 """Questions that are answered at the same time: the columns of one comparison."""
+REMEMBERED = 3600.0
+"""Seconds between a message and the last question about it, which the guard is asked, at most."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at the queue, in which a listener may go away."""
 
@@ -70,6 +72,8 @@ class Question:
     """A visitor's own key for a hosted model: it goes to the worker's memory and nowhere else."""
     who: str = ""
     """Who asks, for `Serving.give_up`: a browser's session."""
+    since: float = field(default_factory=time.monotonic)
+    """When they asked (time.monotonic): whoever gives up between that and now means this question, too."""
     seconds: float | None = None
     """How long its answer may take, waiting in a line aside; None = as long as it wants."""
 
@@ -157,6 +161,8 @@ class Serving:
         self._line: dict[int, str] = {}
         """{number of a question: who asked it}, in the order in which they came."""
         self._given_up: set[int] = set()
+        self._gave_up: dict[str, float] = {}
+        """{who: when they gave up last}, as long as a question may come that is older."""
         self._turn = threading.Condition()
 
     def ask(self, question: Question) -> Iterator[Event]:
@@ -167,7 +173,7 @@ class Serving:
 
     def ask_all(self, questions: Sequence[Question]) -> Generator[tuple[int, Event], None, None]:
         """The events of several answers as they come, each with the place of its question. Stopping to listen gives all of them up."""
-        numbers = [self._stand_in_line(question.who) for question in questions]
+        numbers = [self._stand_in_line(question) for question in questions]
         heard: queue.Queue[tuple[int, Event]] = queue.Queue()
 
         def listen(place: int) -> None:
@@ -207,8 +213,10 @@ class Serving:
                 self._give_up([numbers[place] for place in waited])
 
     def give_up(self, who: str) -> None:
-        """Stop every question of this asker, waiting or in work; their answers end with "stopped"."""
+        """Stop every question of this asker, waiting, in work or about to stand in line; their answers end with "stopped"."""
         with self._turn:
+            now = time.monotonic()
+            self._gave_up = {name: when for name, when in self._gave_up.items() if when > now - REMEMBERED} | {who: now}
             asked = [number for number, name in self._line.items() if name == who]
         self._give_up(asked)
 
@@ -223,10 +231,12 @@ class Serving:
             if self._lent is not None:
                 self._lent.give_up(number)
 
-    def _stand_in_line(self, who: str) -> int:
+    def _stand_in_line(self, question: Question) -> int:
         number = next(self._numbers)
         with self._turn:
-            self._line[number] = who
+            self._line[number] = question.who
+            if self._gave_up.get(question.who, 0.0) > question.since:
+                self._given_up.add(number)
         return number
 
     def _through(self, number: int, question: Question) -> Iterator[Event]:

@@ -340,6 +340,15 @@ def test_answers_and_guard_verdicts_are_taken_as_they_come(workspace, monkeypatc
     assert {question.who for asked in serving.asked for question in asked} == {"me"}
 
 
+def test_stop_counts_from_when_the_person_asked(workspace, monkeypatch):
+    end = {"who": "end", "seconds": 1.0}
+    serving = Scripted([[{"who": "reply", "turn": 0, "text": "Yes.", "done": True}, end]], [[end]])
+    monkeypatch.setattr(asking, "serving_of", lambda _: serving)
+    made = Comparison(columns=checked_columns(["embedded"]), guard="run:g")
+    list(asking.ask(workspace, made, made.open("Hello?"), "me", since=5.0))
+    assert [(one.kind, one.who, one.since) for asked in serving.asked for one in asked] == [("answer", "me", 5.0), ("classify", "me", 5.0)]
+
+
 def test_an_answer_again_draws_with_the_next_seed_and_leaves_the_others_alone(workspace, monkeypatch):
     serving = Scripted([[{"who": "reply", "turn": 0, "text": "New.", "done": True}, {"who": "end"}]])
     monkeypatch.setattr(asking, "serving_of", lambda _: serving)
@@ -432,7 +441,7 @@ def test_each_column_is_charged_when_its_own_answer_is_over(workspace, monkeypat
 
     access.said.clear()
     made.guard, made.exchanges[0].answers = "run:g", [Answer(text="Good.", over="end") for _ in range(2)]
-    reading = asking._guarded(shown, "run:g", "Hello?", dict(enumerate(made.exchanges[0].answers)), "me")
+    reading = asking._guarded(shown, "run:g", "Hello?", dict(enumerate(made.exchanges[0].answers)), asking._Asker("me", 0.0))
     assert [next(reading), next(reading)] == [{0}, {1}]
     first, second = "Hello?", "Good."
     assert access.said[:3] == [*[("asked", "run:g", len(first + second), 0)] * 2, ("charged", "run:g")]

@@ -249,6 +249,14 @@ def test_who_gives_up_stops_what_is_in_work_and_what_waits(serving, tiny_model):
     assert not told(waiting, "reply")
 
 
+def test_who_gives_up_before_the_question_stands_in_line_is_heard(serving):
+    asked = Question("run:nope", HELLO, who="me")
+    serving.give_up("me")
+    assert list(serving.ask(asked)) == [{"who": "stopped"}]
+    assert told(serving.ask(Question("run:nope", HELLO, who="me")), "error"), "what is asked afterwards is answered"
+    assert told(serving.ask(Question("run:nope", HELLO, who="you", since=asked.since)), "error")
+
+
 def test_a_worker_that_dies_in_the_middle_is_said_and_replaced(serving, tiny_model):
     events = []
     for event in serving.ask(Question(str(tiny_model), HELLO, {"max_new_tokens": 100_000})):

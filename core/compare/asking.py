@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from core.access import ANSWER, Meter, characters
@@ -21,15 +21,24 @@ Changed = set[int]
 """Places of columns that look different now."""
 
 
+class _Asker(NamedTuple):
+    """Which browser, and when: `who` and `since` of its questions."""
+
+    who: str
+    since: float
+
+
 def ask(workspace: Workspace, comparison: Comparison, number: int, who: str, places: Sequence[int] | None = None, again: int = 0,
-        live: dict[int, list[dict[str, Any]]] | None = None, key: str = "") -> Generator[Changed, None, None]:
+        live: dict[int, list[dict[str, Any]]] | None = None, key: str = "", since: float | None = None) -> Generator[Changed, None, None]:
     """Fill the answers of exchange `number`; yields which columns changed, as often as something was said: all of them when an answer is
     over, since what can be done with one depends on whether others are still being written.
 
     places: which columns (default all). again: see Comparison.options_of. live: {place: the newest event of each turn, or what is waited
     for}, for whoever draws an answer that is not whole. key: a visitor's own, for models that need one; it is handed on and kept nowhere.
-    Whoever stops listening stops all. The exchange may leave its comparison meanwhile, and an answer its place to a newer one.
+    since: when the person asked (time.monotonic), if not now: Stop counts from then on. Whoever stops listening stops all. The exchange
+    may leave its comparison meanwhile, and an answer its place to a newer one.
     """
+    asker = _Asker(who, time.monotonic() if since is None else since)
     exchange = comparison.exchanges[number]
     wanted = list(range(len(comparison.columns))) if places is None else list(places)
     heard = live if live is not None else {}
@@ -39,14 +48,14 @@ def ask(workspace: Workspace, comparison: Comparison, number: int, who: str, pla
         heard[place] = []
     try:
         yield set(wanted)
-        yield from _written(workspace, comparison, number, made, who, again, heard, key)
-        yield from _guarded(workspace, comparison.guard, exchange.prompt, made, who)
+        yield from _written(workspace, comparison, number, made, asker, again, heard, key)
+        yield from _guarded(workspace, comparison.guard, exchange.prompt, made, asker)
     finally:
         for answer in made.values():
             answer.over = answer.over or "stopped"
 
 
-def _written(workspace: Workspace, comparison: Comparison, number: int, made: Mapping[int, Answer], who: str, again: int,
+def _written(workspace: Workspace, comparison: Comparison, number: int, made: Mapping[int, Answer], asker: _Asker, again: int,
              heard: dict[int, list[dict[str, Any]]], key: str) -> Iterator[Changed]:
     """Every model writes its answer."""
     wanted = {place: comparison.options_of(place, again) for place in made}
@@ -62,8 +71,8 @@ def _written(workspace: Workspace, comparison: Comparison, number: int, made: Ma
                 answer.over, answer.problem = "error", str(error)
                 continue
             allowed.append(place)
-            questions.append(Question(model, messages, meter.within(wanted[place]), key=_key(workspace, model, key), who=who,
-                                      seconds=meter.seconds))
+            questions.append(Question(model, messages, meter.within(wanted[place]), key=_key(workspace, model, key),
+                                      seconds=meter.seconds, **asker._asdict()))
         yield set(made)
         began = time.monotonic()
         for index, event in serving_of(workspace).ask_all(questions):
@@ -97,7 +106,7 @@ def _take(answer: Answer, heard: list[dict[str, Any]], event: dict[str, Any], se
             answer.text = str(event["text"])
 
 
-def _guarded(workspace: Workspace, guard: str, prompt: str, made: Mapping[int, Answer], who: str) -> Iterator[Changed]:
+def _guarded(workspace: Workspace, guard: str, prompt: str, made: Mapping[int, Answer], asker: _Asker) -> Iterator[Changed]:
     """Ask the guard about every whole answer, all at once."""
     whole = [place for place, answer in made.items() if answer.whole]
     if not guard or not whole:
@@ -110,7 +119,7 @@ def _guarded(workspace: Workspace, guard: str, prompt: str, made: Mapping[int, A
                 messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": made[place].text}]
                 meter = meters.begin(place, workspace, guard, messages)
                 options = {} if meter.tokens is None else {"at_most": meter.tokens}
-                questions.append(Question(guard, messages, options, kind="classify", who=who, seconds=meter.seconds))
+                questions.append(Question(guard, messages, options, kind="classify", seconds=meter.seconds, **asker._asdict()))
         except UserError as error:
             for place in whole:
                 made[place].guard_problem = str(error)

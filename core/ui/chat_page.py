@@ -195,10 +195,11 @@ class ChatPage:
                 self.form.settle(comparison, values)
                 number = comparison.open(text, at)
                 serving_of(self.workspace).give_up(who)
+                since = time.monotonic()
                 self.kept.keep(comparison)
                 yield {**self._all(comparison), **self.box.sent(prompt), self.view: write_view(read_view(query), chat=comparison.id),
                        **self._edits(-1)}
-                yield from self._answers(comparison, number, who, key=key)
+                yield from self._answers(comparison, number, who, since, key=key)
         except UserError as error:
             yield {**self.box.refused(), self.notice: html.problem_strip(str(error))}
         except Exception:  # whatever it is, the next message can be sent at once
@@ -216,14 +217,14 @@ class ChatPage:
                                   html.small_link("Leave it", "leave")) if number >= 0 else ""
         return {self.editing: number, self.edited: told}
 
-    def _answers(self, comparison: Comparison, number: int, who: str, places: list[int] | None = None, again: int = 0,
+    def _answers(self, comparison: Comparison, number: int, who: str, since: float, places: list[int] | None = None, again: int = 0,
                  key: str = "") -> Iterator[Updates]:
-        """Of a comparison in work."""
+        """Of a comparison in work. since: when they were asked for; Stop counts from then on."""
         live: dict[int, list[dict[str, Any]]] = {}
         stale: set[int] = set()
         drawn = 0.0
         answers = comparison.exchanges[number].answers
-        with closing(ask(self.workspace, comparison, number, who, places, again, live, key)) as heard:
+        with closing(ask(self.workspace, comparison, number, who, places, again, live, key, since)) as heard:
             for changed in heard:
                 stale |= changed
                 if time.monotonic() - drawn > DRAW_EVERY or any(answers[place].over for place in changed):
@@ -234,7 +235,9 @@ class ChatPage:
                     if not comparison.is_left(who):
                         yield {**updates, self.votes: self._votes(comparison)}
         self.kept.keep(comparison)
-        yield {**({} if comparison.is_left(who) else self._answered(comparison)), self.below: self._below()}
+        below = self._below()
+        yield {**({} if comparison.is_left(who) else self._answered(comparison)), self.below: below}
+        yield {self.notice: gr.skip()}  # Gradio sends the last word of a generator twice; the person may be in another chat by then
 
     def _stop(self, request: gr.Request) -> None:
         serving_of(self.workspace).give_up(request.session_hash or "")
@@ -328,9 +331,10 @@ class ChatPage:
         key = (key or "").strip()
         refuse_two_places(self.workspace, comparison, key)
         again = exchange.answers[place].seed - int(comparison.options_of(place)["seed"]) + 1
+        since = time.monotonic()
         exchange.vote = ""
         yield {self.notice: ""}
-        yield from self._answers(comparison, number, who, [place], again, key)
+        yield from self._answers(comparison, number, who, since, [place], again, key)
 
     def _saved(self, comparison: Comparison, word: str, numbers: list[int]) -> str:
         if comparison.owner:
