@@ -37,8 +37,8 @@ def find_pairs(ref: str, workspace: Workspace) -> DataSource:
     if path.is_file():
         return DataSource(path.stem, path.resolve())
     there = ", ".join(run.id for run in runs) or "none yet"
-    raise UserError(f"There are no pairs {ref!r}: no finished run of build-pairs or rsft-ensemble of that id or name (there: {there}), and no such file. "
-                    "Build them on the Mining page or with `python app.py run build-pairs`.")
+    raise UserError(f"There are no pairs {ref!r}: no finished run of build-pairs or rsft-ensemble of that id or name (there: "
+                    f"{there}), and no such file. Build them on the Mining page or with `python app.py run build-pairs`.")
 
 
 @dataclass

@@ -20,5 +20,6 @@ def pairs_run(run: Run, workspace: Workspace) -> Run:
     pairs = (run.report or {}).get("pairs")
     if pairs is None:
         why = "none of its variants found a hard sample" if miners(run) else "its variants mined nothing (mine = false)"
-        raise UserError(f"{run.id} has no pairs: {why}. Mine with a higher temperature, more rows or a larger k, and build pairs from that.")
+        raise UserError(f"{run.id} has no pairs: {why}. Mine its guards, with a higher temperature, more rows or a larger k, and build "
+                        "pairs from these runs.")
     return workspace.run(pairs["run"])
