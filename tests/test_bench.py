@@ -8,6 +8,7 @@ import torch
 from bench import query
 from core.runs import REPOSITORY
 
+PAIRS = 200
 DEMO = str(REPOSITORY / "assets" / "demo" / "guard-demo.jsonl")
 
 
@@ -34,3 +35,12 @@ def test_the_shapes_have_as_many_weights_as_their_models(shape, billions):
     found = query.Asked("own", queries=10, tokens=2550, seconds=0.3)
     said = " ".join(query.line(shape, found).split())
     assert f"30.00 ms/query 255.0 tokens/query 8500.0 tokens/s the paper, one H100: {query.PAPER[shape][0]} ms" in said
+
+
+def test_the_memory_check_plans_a_whole_training_and_makes_a_few_steps(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "CI", "TQDM_DISABLE"):  # what the module sets where it is unset ends with this test
+        monkeypatch.setenv(name, "1" if name != "OMP_WAIT_POLICY" else "passive")
+    from bench import hsdpo
+
+    found = hsdpo.measure(PAIRS)
+    assert (found["planned"], found["steps"]) == (2 * PAIRS / 8, hsdpo.MEMORY_STEPS)
