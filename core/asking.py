@@ -11,8 +11,8 @@ class AskingConfig(Config):
     """What generates, where, and in which precision."""
 
     engine: Literal["auto", "own", "vllm", "transformers", "server"] = setting("auto", advanced=True)
-    """What generates. auto: a server for openai:<model>@<url>, vLLM on a GPU where it is installed, else our own engine. Pairs of agents
-    always talk by our own."""
+    """What generates. auto: a server for openai:<model>@<url>; on a GPU vLLM where it is installed, else transformers' continuous batching
+    for models with sliding windows or recurrent layers; everywhere else our own engine. Pairs of agents always talk by our own."""
     device: str = setting("auto", advanced=True)
     """auto, cpu, cuda, cuda:<number> or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", advanced=True)

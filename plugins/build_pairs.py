@@ -39,8 +39,10 @@ class BuildPairs(Method):
     class Config(Config):
         """Which mining runs, which answers, and how pairs are weighted."""
 
-        runs: Annotated[list[str], FromRun("run", methods=("mine-hard-samples",), many=True)] = setting(aliases=("run", "mined"))
-        """Finished mining runs, the most trusted first: of an input that several mined, the first one's pair is kept."""
+        runs: Annotated[list[str], FromRun("run", methods=("mine-hard-samples", "rsft-ensemble"), many=True)] = setting(
+            aliases=("run", "mined"))
+        """Finished mining runs, the most trusted first: of an input that several mined, the first one's pair is kept. An rsft-ensemble
+        stands for the mining runs inside it."""
         pick: Pick = setting("random")
         """Which answers make the pair: random (by the seed), the longest right and wrong one, or every right with every wrong one."""
         gamma: float = setting(0.2, ge=0, lt=1)

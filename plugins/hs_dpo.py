@@ -36,8 +36,9 @@ class HsDpo(Method):
     class Config(EpochsConfig):
         """Settings of a preference training."""
 
-        data: Annotated[str, FromRun("run", methods=("build-pairs",))] = setting(aliases=("pairs",))
-        """A finished build-pairs run, or a file of preferences (prompt, chosen, rejected, weight)."""
+        data: Annotated[str, FromRun("run", methods=("build-pairs", "rsft-ensemble"))] = setting(aliases=("pairs",))
+        """A finished run of build-pairs, or of rsft-ensemble (the pairs of its union), or a file of preferences (prompt, chosen, rejected,
+        weight)."""
         model: Annotated[str, FromRun("model")] = setting(aliases=("base_model", "model_name_or_path"))
         """The R-SFT guard to start from, usually the one that was mined: run:<id>. As it is now, it is the frozen reference."""
         tuning: Literal["lora", "qlora", "full"] = setting("lora", aliases=("finetuning_type",))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from core.asking import AskingConfig
 from core.lm import engine_server, engine_vllm
 from core.lm import generate as own
 from core.lm.engine_window import AHEAD, Asked, requests, through
@@ -68,6 +69,8 @@ def test_on_a_gpu(tiny_model: Path, workspace: Workspace, monkeypatch: pytest.Mo
     monkeypatch.setattr(engine_vllm, "VllmEngine", lambda *_, **__: SimpleNamespace(name="vllm", choice=""))
     assert open_engine(str(tiny_model), workspace).name == "vllm"
     assert open_engine(str(tiny_model), workspace, "own").name == "own"
+    said = " ".join((AskingConfig.model_fields["engine"].description or "").split())
+    assert "vLLM where it is installed, else transformers' continuous batching for models with sliding windows" in said, "the help says so"
 
 
 @pytest.mark.parametrize(("ref", "engine", "words"), [
@@ -169,6 +172,24 @@ def test_continuous_batching_answers_as_our_engine_does(own_engine: Engine, tiny
     assert any(len(short.token_ids) < len(long.token_ids) for short, long in zip(early, plain, strict=True))
     assert [(made.index, made.sample) for made in sampled] == [(row, k) for row in (7, 8, 9) for k in range(3)]
     assert len({made.token_ids for made in sampled}) > 3
+
+
+def test_continuous_batching_looks_from_every_request_at_all(tiny_model: Path, workspace: Workspace,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why `auto` prefers our engine on a GPU (docs/architecture.md). Should this fail, the library has learned better: choose anew."""
+    import torch
+
+    attend, shapes = torch.nn.functional.scaled_dot_product_attention, []
+
+    def seen(query: Any, key: Any, *rest: Any, **more: Any) -> Any:
+        shapes.append((query.shape[2], key.shape[2]))
+        return attend(query, key, *rest, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    with open_engine(str(tiny_model), workspace, "transformers", device="cpu", dtype="float32") as engine:
+        made = list(engine.answers(USER_TEXTS, max_new_tokens=24, temperature=1.0))
+    longest = max(answer.prompt_tokens + answer.tokens for answer in made)
+    assert any(1 < queries <= len(made) and keys > longest for queries, keys in shapes), "one token of each request, the keys of several"
 
 
 # ---- a server ----

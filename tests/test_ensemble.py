@@ -10,6 +10,7 @@ from core.active import ActiveRun
 from core.data import find_data, load_examples
 from core.jobs import create
 from core.lineage import ancestors
+from core.lm.dpo_data import find_pairs
 from core.methods import UserError, validate, with_preset
 from core.mining.outputs import read_outputs
 from core.preflight import look
@@ -95,6 +96,10 @@ def test_variants_are_trained_on_parts_mined_and_merged(workspace, tiny_model, h
     assert len({(pair.user_prompt, pair.user_response) for pair in pairs}) == len(pairs), "one pair for each input"
     assert {pair.model for pair in pairs} <= {f"run:{by_key[f'train-{number}'].id}" for number in (1, 2)}
     assert report["headline"].startswith("2 variants; ")
+    assert find_pairs(run.id, workspace).run.id == by_key["pairs"].id, "its pairs can be trained on by its own name"
+    again = execute(workspace, "build-pairs", {"runs": [by_key["mine-2"].id, run.id]})
+    assert [one["run"] for one in again.report["runs"]] == [by_key["mine-2"].id, by_key["mine-1"].id], "its miners, none twice"
+    assert {child.id for child in run.children()} <= {one.id for one in ancestors(again, workspace)}
     here.done.clear()
     execute(workspace, "rsft-ensemble", settings, workspace.run(run.id))
     assert here.done == [], "on resume, what is done is taken as it is"
@@ -114,6 +119,10 @@ def test_a_killed_ensemble_goes_on_with_the_step_it_was_at(workspace, tiny_model
     assert len(again.children()) == 4
     assert (again.report["pairs"], again.report["agreement"]) == (None, [])
     assert again.report["headline"] == "2 variants"
+    with pytest.raises(UserError, match="has no pairs: its variants mined nothing"):
+        find_pairs(again.id, workspace)
+    with pytest.raises(UserError, match=r"mined nothing \(mine = false\); mine the guards"):
+        execute(workspace, "build-pairs", {"runs": [again.id]})
 
 
 @pytest.mark.usefixtures("data", "here")
@@ -144,6 +153,8 @@ def test_variants_without_hard_samples_end_without_pairs_and_say_so(workspace, t
                                                            mining={**ON_CPU, "limit": 2, "max_new_tokens": 2}))
     assert run.report["pairs"] is None
     assert "found a hard sample, so there are no pairs" in " ".join(event["text"] for event in run.events("notice"))
+    with pytest.raises(UserError, match="has no pairs: none of its variants found a hard sample"):
+        find_pairs(run.id, workspace)
 
 
 @pytest.mark.usefixtures("data")

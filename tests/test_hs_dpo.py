@@ -137,7 +137,7 @@ def test_kill_9_and_resume_repeats_the_uninterrupted_run(workspace, data, rsft):
     settings = {**FEW, "data": data, "model": f"run:{rsft.id}", "epochs": 12, "save_steps": 3}
     wanted = losses(train(workspace, settings))
     run = submit(workspace, "hs-dpo", settings)
-    wait_for(lambda: len(run.checkpoints()) > 1, "two checkpoints")
+    wait_for(lambda: len(run.checkpoints()) > 1, "two checkpoints", seconds=200)
     os.kill(run.status["process"]["pid"], signal.SIGKILL)
     wait_for(lambda: run.state == "lost", "the loss to show")
     left = len(losses(run))

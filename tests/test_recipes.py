@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from core.jobs import create, resume, submit
+from core.lineage import ancestors
 from core.methods import UserError, validate, with_preset
 from core.plugins import load_plugins
 from core.recipes import fill, find_unfinished, parse_recipe, recipe_files, recipe_path
@@ -117,12 +118,13 @@ def test_a_study_runs_with_the_preset_that_was_asked_for(workspace, tmp_path):
     assert run.children()[0].report["counted"] == 5
 
 
-def test_guardreasoner_from_data_to_evaluation_with_a_tiny_model(workspace, tiny_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["guardreasoner", "guardreasoner-ensemble"])
+def test_guardreasoner_from_data_to_evaluation_with_a_tiny_model(name, workspace, tiny_model, tmp_path, monkeypatch):
     """Every step of the recipe on two dozen rows; the answers of a random model are bad, the plumbing is the same.
 
     The steps run in this process: seven interpreters that load torch would take a minute.
     """
-    def here(parent, method, settings, *, key, name):
+    def here(parent, method, settings, *, key, name=""):
         child = create(workspace, workspace.plugins.method(method), settings, parent=parent.id, key=key, name=name)
         return execute(workspace, method, settings, child)
 
@@ -130,18 +132,35 @@ def test_guardreasoner_from_data_to_evaluation_with_a_tiny_model(workspace, tiny
     rows = [row.model_copy(update={"split": "test" if number >= 26 else "train"}) for number, row in enumerate(examples(32))]
     (tmp_path / "guard").mkdir()
     settings = {"source": write(tmp_path / "rows.jsonl", rows), "name": "tiny-rows", "model": small_guard(tiny_model, tmp_path / "guard"),
-                "mined_rows": 12, "more_epochs": 1, "hard_k": 2}
-    study = execute(workspace, "recipe", {"recipe": "guardreasoner", "settings": settings})
+                "mined_rows": 12, "longer_epochs": 2, "hard_k": 2}
+    study = execute(workspace, "recipe", {"recipe": name, "settings": settings})
     by_key = {step["key"]: workspace.run(step["run"]) for step in study.report["steps"]}
-    assert list(by_key) == list(parse_recipe(recipe_path("guardreasoner").read_text(), "it").steps)
-    guard, pairs, tuned, evaluation = (by_key[key] for key in ("guard", "pairs", "hsdpo", "evaluation"))
-    assert by_key["mined"].config["model"] == tuned.config["model"] == by_key["longer"].config["model"] == f"run:{guard.id}"
-    assert (guard.config["learning_rate"], by_key["mined"].config["limit"]) == (1e-3, 12)
+    assert list(by_key) == list(parse_recipe(recipe_path(name).read_text(), "it").steps)
+    guard, mined, pairs, tuned, longer, evaluation = (by_key[key] for key in ("guard", "mined", "pairs", "hsdpo", "longer", "evaluation"))
+    assert mined.config["model"] == tuned.config["model"] == f"run:{guard.id}"
+    assert (guard.config["learning_rate"], mined.config["limit"]) == (1e-3, 12)
     assert tuned.config["data"] == pairs.id
+    assert (longer.config["model"], longer.config["epochs"]) == (settings["model"], 2), "one schedule over all its epochs"
     models = evaluation.report["tasks"]["request"]["models"]
-    assert [entry["model"] for entry in models] == [settings["model"], f"run:{guard.id}", f"run:{by_key['longer'].id}", f"run:{tuned.id}"]
+    assert [entry["model"] for entry in models] == [settings["model"], f"run:{guard.id}", f"run:{longer.id}", f"run:{tuned.id}"]
     assert evaluation.report["tasks"]["request"]["rows"] == 6
     assert guard.id in (study.dir / "report.html").read_text()
+    variants = by_key["ensemble"].report["variants"] if "ensemble" in by_key else []
+    assert len(variants) == (2 if "ensemble" in name else 0)
+    assert [one["run"] for one in pairs.report["runs"]] == [mined.id, *(variant["mining_run"] for variant in variants)]
+    assert {variant["run"] for variant in variants} <= {one.id for one in ancestors(tuned, workspace)}
+
+
+@pytest.mark.parametrize("name", ["guardreasoner", "guardreasoner-ensemble", "own-data"])
+def test_training_for_longer_starts_from_the_base_and_is_longer(name):
+    """Going on from the finished guard would be a second schedule, not R-SFT for more epochs."""
+    recipe = parse_recipe(recipe_path(name).read_text(), name)
+    guard, longer = (recipe.steps[key].settings for key in ("guard", "longer"))
+    assert longer["model"] == guard["model"] == "$model"
+    for preset in recipe.presets or [None]:
+        known = recipe.values({**dict.fromkeys(recipe.needed, "rows.jsonl"), **({"preset": preset} if preset else {})}, name)
+        known |= {key: f"{key}-0001" for key in recipe.steps}
+        assert fill(longer, known)["epochs"] > fill(guard, known)["epochs"]
 
 
 @pytest.mark.kill

@@ -102,7 +102,7 @@ def test_kill_9_and_resume_repeats_the_uninterrupted_run(workspace, data, tiny_m
     settings = {**FEW, "data": data, "model": str(tiny_model), "epochs": 16, "save_steps": 4, "validation_share": 0, "lora_dropout": 0.1}
     wanted = losses(train(workspace, settings))
     run = submit(workspace, "rsft", settings)
-    wait_for(lambda: len(run.checkpoints()) > 1, "two checkpoints")
+    wait_for(lambda: len(run.checkpoints()) > 1, "two checkpoints", seconds=200)
     os.kill(run.status["process"]["pid"], signal.SIGKILL)
     wait_for(lambda: run.state == "lost", "the loss to show")
     left = len(losses(run))

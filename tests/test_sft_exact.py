@@ -2,6 +2,8 @@
 
 import math
 import random
+import tracemalloc
+from array import array
 from collections import Counter
 
 import pytest
@@ -14,7 +16,7 @@ from core.lm.sft import SftJob, fine_tune
 from core.lm.sft_attention import can_pack, use_rows_attention
 from core.lm.sft_batch import Collator, shared_beginning
 from core.lm.sft_loss import AnswerLoss, add_answer_head
-from core.lm.sft_plan import plan_steps
+from core.lm.sft_plan import Passes, plan_steps
 from core.lm.sft_rows import build_rows, end_of_turn
 from core.lm.sft_trainer import _eval_loss
 from core.lm.tune import logged_steps
@@ -255,6 +257,27 @@ def test_plan_uses_every_row_once_an_epoch(settings, ranks):
     assert all(len(step) == plan.passes_per_step and all(len(line) == ranks for line in step) for step in plan.passes)
     one = plan_steps(lengths, rows_per_step=8, rows_per_pass=4, epochs=2.5, seed=7)
     assert [sorted(step) for step in steps] == [sorted(row for line in step for group in line for row in group) for step in one.passes]
+
+
+def test_a_plan_keeps_a_few_bytes_of_each_row():
+    """100,000 pairs over two epochs are planned; what a training keeps of them must hardly grow."""
+    from core.lm.sft_trainer import numbers_of
+
+    count = 20_000
+    tracemalloc.start()
+    plan = plan_steps([100] * count, rows_per_step=8, rows_per_pass=2, epochs=2)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert (plan.steps, len(plan.micro_batches)) == (5000, 20_000)
+    assert kept / count < 16, "4 bytes for each of the two epochs, 4 a pass, and room to grow"
+    assert numbers_of(plan.micro_batches).data.nbytes / count <= 4, "of each pass the loader has its number"
+
+
+def test_passes_are_read_one_by_one_and_empty_ones_can_be_left_out():
+    passes = Passes(array("i", [5, 6, 7]), array("i", [0, 2, 2, 3, 3]))
+    assert list(passes) == [passes[number] for number in range(5)] == [[], [5, 6], [], [7], []]
+    assert list(passes.filled()) == [[5, 6], [7]]
+    assert list(Passes(array("i"), array("i")).filled()) == []
 
 
 def test_rows_hold_the_prompt_as_it_is_asked_and_learn_only_the_answer(loaded):

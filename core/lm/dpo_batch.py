@@ -16,6 +16,7 @@ import torch
 
 from core.lm.dpo_rows import PairRow, PairView, common_length
 from core.lm.sft_batch import MIN_SHARED
+from core.lm.sft_plan import Passes
 
 NOT_FOR_THE_MODEL = ("pairs", "weights", "tokens", "answers", "chosen", "rejected")
 """Keys of a batch that say how to add up what the model gives back."""
@@ -119,12 +120,13 @@ def shared_prompt(pairs: Sequence[PairRow]) -> int:
 
 @dataclass(frozen=True)
 class PairPassCollator:
-    """Collate function of a loader whose items are passes: {"rows": places in `pairs`}, one at a time."""
+    """Collate function of a loader whose items are numbers of `passes`, one at a time: {"pass": 7}."""
 
     pairs: PairView
     collate: PairCollator
+    passes: Passes
 
-    def __call__(self, items: list[dict[str, list[int]]]) -> dict[str, Any]:
+    def __call__(self, items: list[dict[str, int]]) -> dict[str, Any]:
         """The inputs of one pass. A pass without pairs gets one to which no loss is given."""
-        wanted = items[0]["rows"]
+        wanted = self.passes[items[0]["pass"]]
         return self.collate([self.pairs[place] for place in wanted or [0]], learn=bool(wanted))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.data import DataSource
 from core.methods import UserError
+from core.mining import ensemble
 from core.mining.guarding import GuardTally, passing, refuse_test_rows
 from core.mining.pairs import FILE, load_preferences
 from core.records import Preference
@@ -23,19 +24,21 @@ UNKNOWN = "\0"
 
 
 def find_pairs(ref: str, workspace: Workspace) -> DataSource:
-    """Resolve a build-pairs run or a preference file; UserError says what there is."""
+    """Resolve a build-pairs run, an rsft-ensemble run (the pairs of its union) or a preference file; UserError says what there is."""
     ref = ref.strip()
-    runs = [run for run in workspace.runs() if (run.dir / FILE).exists() and run.state == "succeeded"]
+    finished = [run for run in workspace.runs() if run.state == "succeeded"]
+    runs = [run for run in finished if (run.dir / FILE).exists() or run.method == ensemble.METHOD]
     wanted = ref.removeprefix("run:")
     for run in runs:
         if wanted in (run.id, run.name):
-            return DataSource(run.name, run.dir / FILE, run)
+            built = ensemble.pairs_run(run, workspace) if run.method == ensemble.METHOD else run
+            return DataSource(built.name, built.dir / FILE, built)
     path = Path(ref).expanduser()
     if path.is_file():
         return DataSource(path.stem, path.resolve())
     there = ", ".join(run.id for run in runs) or "none yet"
-    raise UserError(f"There are no pairs {ref!r}: no finished build-pairs run of that id or name (there: {there}), and no such file. "
-                    "Build them on the Mining page or with `python app.py run build-pairs`.")
+    raise UserError(f"There are no pairs {ref!r}: no finished run of build-pairs or rsft-ensemble of that id or name (there: "
+                    f"{there}), and no such file. Build them on the Mining page or with `python app.py run build-pairs`.")
 
 
 @dataclass

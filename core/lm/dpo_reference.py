@@ -8,7 +8,9 @@ which is loaded before any checkpoint is.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from core.lm.dpo_rows import PairView
     from core.lm.dpo_trainer import PairTrainer
     from core.lm.load import Loaded
+    from core.lm.sft_plan import Passes
 
 NUMBERS = "reference.f32"
 """log P_ref of (chosen, rejected) of each pair, float32, row by row; NaN = not computed yet."""
@@ -51,32 +54,36 @@ class Numbers:
         return np.frombuffer(self._file.read(8), np.float32)
 
 
-def reference_of(trainer: PairTrainer, run: ActiveRun, loaded: Loaded, sha256: str,
-                 groups: Sequence[tuple[PairView, Sequence[int]]]) -> Numbers:
+def reference_of(trainer: PairTrainer, run: ActiveRun, loaded: Loaded, sha256: str, looks: Sequence[tuple[PairView, Passes]]) -> Numbers:
     """[all pairs, 2] in float32, read from the disk as needed. NaN where no pass has the pair.
 
-    groups: (pairs, places in them) of each pass; sha256: of all pairs. Raises StopRequested.
+    looks: pairs with the passes over them; sha256: of all pairs. Raises StopRequested.
     """
-    count = len(groups[0][0].rows)
+    count = len(looks[0][0].rows)
     if run.rank == 0:
         _begin(run, {"model": loaded.ref, "weights_sha256": start_hash(loaded), "pairs_sha256": sha256, "pairs": count})
     trainer.accelerator.wait_for_everyone()
     found = Numbers(run.dir / NUMBERS)
-    waiting = [(view, group) for view, group in groups if np.isnan(found[view.places[list(group)]]).any()]
-    if waiting:
+    waiting = [(view, passes, _missing(found, view, passes)) for view, passes in looks]
+    if any(numbers for _, _, numbers in waiting):
         _compute(trainer, run, found, waiting)
     return found
 
 
-def _compute(trainer: PairTrainer, run: ActiveRun, found: Numbers, waiting: list[tuple[PairView, Sequence[int]]]) -> None:
+def _missing(found: Numbers, view: PairView, passes: Passes) -> array[int]:
+    """Numbers of the passes with a pair that was not written down yet."""
+    return array("i", (number for number, group in enumerate(passes) if np.isnan(found[view.places[group]]).any()))
+
+
+def _compute(trainer: PairTrainer, run: ActiveRun, found: Numbers, waiting: list[tuple[PairView, Passes, array[int]]]) -> None:
     accelerator = trainer.accelerator
     ranks, rank = accelerator.num_processes, accelerator.process_index
-    todo = sum(len(group) for _, group in waiting)
+    todo = sum(len(passes[number]) for _, passes, numbers in waiting for number in numbers)
     run.log(f"reference: log-probabilities of {plural(todo, 'pair')}")
     done = 0
-    for start in range(0, len(waiting), BLOCK * ranks):
-        block = waiting[start:start + BLOCK * ranks]
-        places = np.concatenate([view.places[list(group)] for view, group in block])
+    coming = ((view, passes[number]) for view, passes, numbers in waiting for number in numbers)
+    while block := list(islice(coming, BLOCK * ranks)):
+        places = np.concatenate([view.places[group] for view, group in block])
         sums = torch.zeros(len(places), 2, device=trainer.args.device)
         where = 0
         with trainer._looking():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from core.active import ActiveRun
     from core.lm.dpo_trainer import PairTrainer
     from core.lm.load import Loaded
-    from core.lm.sft_plan import Plan
+    from core.lm.sft_plan import Passes, Plan
 
 CPU_PASS = 2048
 """Tokens in one pass on a CPU: two or three pairs, so that the instruction before them is computed once for these."""
@@ -45,7 +45,7 @@ def trainer(job: DpoJob, run: ActiveRun, loaded: Loaded, model: Any, train: Pair
     plan = plan_steps(lengths, rows_per_step=job.rows_per_step(ranks()), rows_per_pass=job.batch_size, epochs=job.epochs, ranks=ranks(),
                       seed=job.seed, tokens_per_pass=CPU_PASS if device == "cpu" else 0, grouped=job.packing, laid_end_to_end=tree,
                       shared=shared)
-    largest = max(_tokens(group, lengths, tree) for group in plan.flat() if group)
+    largest = max(_tokens(group, lengths, tree) for group in plan.micro_batches if group)
     settings = arguments(job, run, plan, base.config, bool(len(held_out)), device, largest)
     follow = PairFollow(run, job.epochs, patience=job.early_stopping_patience)
     made = PairTrainer(job=job, model=model, settings=settings, train=train, held_out=held_out, plan=plan,
@@ -64,26 +64,28 @@ def pass_lengths(pairs: PairView, tree: bool) -> array[int]:
         return pairs.lengths()
     rows = pairs.rows
     padded = 2 * (np.asarray(rows.prompts) + np.maximum(np.asarray(rows.chosen), np.asarray(rows.rejected)))
-    return array("i", padded[pairs.places].tolist())
+    return array("i", padded[pairs.places].astype(np.int32).tobytes())
 
 
 def _tokens(group: list[int], lengths: array[int], tree: bool) -> int:
     return sum(lengths[place] for place in group) if tree else len(group) * max(lengths[place] for place in group)
 
 
-def look_passes(job: DpoJob, pairs: PairView, device: str, tree: bool) -> list[list[int]]:
+def look_passes(job: DpoJob, pairs: PairView, device: str, tree: bool) -> Passes:
     """Groups of pairs for passes without gradients: each pair once."""
-    from core.lm.sft_plan import plan_steps
+    from core.lm.sft_plan import Passes, plan_steps
 
     if not len(pairs):
-        return []
+        return Passes(array("i"), array("i"))
     plan = plan_steps(pass_lengths(pairs, tree), rows_per_step=min(len(pairs), LOOK_ROWS), rows_per_pass=max(8, job.batch_size), epochs=1,
                       tokens_per_pass=LOOK * CPU_PASS if device == "cpu" else 0, laid_end_to_end=tree,
                       shared=pairs.rows.shared if tree else 0)
-    return [group for group in plan.flat() if group]
+    return plan.micro_batches.filled()
 
 
-def looks(job: DpoJob, plan: Plan, train: PairView, held_out: PairView, device: str, tree: bool) -> list[tuple[PairView, list[int]]]:
-    """Passes over every pair that the plan or an evaluation will need, for the reference."""
-    used = PairView(train.rows, train.places[np.unique(np.concatenate([np.asarray(group, np.int32) for group in plan.flat()]))])
-    return [(view, group) for view in (used, held_out) for group in look_passes(job, view, device, tree)]
+def looks(job: DpoJob, plan: Plan, train: PairView, held_out: PairView, device: str, tree: bool) -> list[tuple[PairView, Passes]]:
+    """Pairs with passes over each that the plan or an evaluation will need, for the reference."""
+    needed = np.zeros(len(train), bool)
+    needed[np.frombuffer(plan.micro_batches.rows, np.int32)] = True
+    used = PairView(train.rows, train.places[needed])
+    return [(view, look_passes(job, view, device, tree)) for view in (used, held_out)]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import time
+from itertools import islice
 from typing import Any
 
 import torch
-from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
@@ -21,8 +21,8 @@ from core.lm.dpo_batch import NOT_FOR_THE_MODEL, PairCollator, PairPassCollator
 from core.lm.dpo_metrics import PairEvaluation, PairTotals, WeightBuckets, mean_and_error
 from core.lm.dpo_rows import PairView
 from core.lm.sft_loss import add_answer_head
-from core.lm.sft_plan import Plan
-from core.lm.sft_trainer import PlannedTrainer, trained_weights
+from core.lm.sft_plan import Passes, Plan
+from core.lm.sft_trainer import PlannedTrainer, numbers_of, trained_weights
 
 REF = "ref"
 """Name under which TRL copies an adapter that training starts from."""
@@ -34,7 +34,7 @@ class PairTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc, unused-igno
     loss_is_scaled_for_ga = True  # a pass is divided by the pairs of the whole step, so nothing more is divided
 
     def __init__(self, *, job: DpoJob, model: Any, settings: dict[str, Any], train: PairView, held_out: PairView, plan: Plan,
-                 eval_plan: list[list[int]], collate: PairCollator, tokenizer: Any, follow: Any, callbacks: list[Any]) -> None:
+                 eval_plan: Passes, collate: PairCollator, tokenizer: Any, follow: Any, callbacks: list[Any]) -> None:
         rows = train.rows
         self.job, self.follow = job, follow
         self.step_tokens = 0
@@ -46,9 +46,10 @@ class PairTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc, unused-igno
         args = DPOConfig(**settings, beta=job.beta, max_length=None, disable_dropout=not job.lora_dropout,
                          precompute_ref_log_probs=full and job.precompute_reference)
         wide = trained_weights(model)
-        super().__init__(model=model, ref_model=frozen, args=args, train_dataset=Dataset.from_dict({"rows": plan.flat()}),
-                         eval_dataset=Dataset.from_dict({"rows": eval_plan}) if len(held_out) else None,
-                         data_collator=PairPassCollator(train, collate), processing_class=tokenizer, callbacks=callbacks)
+        super().__init__(model=model, ref_model=frozen, args=args, train_dataset=numbers_of(plan.micro_batches),
+                         eval_dataset=numbers_of(eval_plan) if len(held_out) else None,
+                         data_collator=PairPassCollator(train, collate, plan.micro_batches), processing_class=tokenizer,
+                         callbacks=callbacks)
         self._follow_with(follow, wide)
         if frozen is not None:
             add_answer_head(self.accelerator.unwrap_model(self.ref_model))
@@ -123,7 +124,7 @@ class PairTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc, unused-igno
     def _step_size(self) -> tuple[int, int]:
         """(pairs, answer tokens) of the current step, over all ranks."""
         step = min(self.state.global_step, self._plan.steps - 1)
-        places = self._train.places[[place for line in self._plan.passes[step] for group in line for place in group]]
+        places = self._train.places[[place for line in self._plan.step(step) for group in line for place in group]]
         rows = self._train.rows
         return len(places), sum(rows.chosen[place] + rows.rejected[place] for place in places)
 
@@ -147,7 +148,7 @@ class PairTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc, unused-igno
         totals = PairTotals(self._buckets, self.args.device)
         each = torch.zeros(len(self._held_out), device=self.args.device)
         with self._looking():
-            for group in self._eval_plan[rank::ranks]:
+            for group in islice(self._eval_plan, rank, None, ranks):
                 inputs = self._prepare_inputs(self._collate([self._held_out[place] for place in group]))
                 losses = self.pair_losses(self.model, inputs)
                 totals.add(losses, inputs["weights"], inputs["tokens"], self.job.beta)

@@ -112,7 +112,7 @@ def open_engine(model_ref: str | ModelRef, workspace: Workspace, engine: EngineN
 
     auto: a server for `openai:<model>@<url>`; both agents for `waltz:<run>`; on a GPU vLLM where it is installed, else transformers'
     continuous batching for models that our own engine cannot batch well (sliding windows, recurrent layers); our own engine for
-    everything else.
+    everything else. Why not continuous batching for every model on a GPU: docs/architecture.md.
     """
     ref = parse_model_ref(model_ref) if isinstance(model_ref, str) else model_ref
     if engine not in ("auto", "own", "vllm", "transformers", "server"):

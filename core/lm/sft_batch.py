@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from core.lm.sft_plan import Passes
 from core.lm.sft_rows import TrainRow
 
 MIN_SHARED = 8
@@ -69,12 +70,13 @@ class Collator:
 
 @dataclass(frozen=True)
 class PassCollator:
-    """Collate function of a loader whose items are passes: {"rows": places in `rows`}, one at a time."""
+    """Collate function of a loader whose items are numbers of `passes`, one at a time: {"pass": 7}."""
 
     rows: Sequence[TrainRow]
     collate: Collator
+    passes: Passes
 
-    def __call__(self, items: list[dict[str, list[int]]]) -> dict[str, Any]:
+    def __call__(self, items: list[dict[str, int]]) -> dict[str, Any]:
         """The model's inputs of one pass. A pass without rows gets one to which no loss is given."""
-        wanted = items[0]["rows"]
+        wanted = self.passes[items[0]["pass"]]
         return self.collate([self.rows[place] for place in wanted or [0]], learn=bool(wanted))

@@ -53,4 +53,4 @@ def trainer(job: TuneJob, run: ActiveRun, loaded: Loaded, model: Any, rows: Sequ
 
 def _largest(plan: Plan, rows: Sequence[TrainRow]) -> int:
     """Tokens of the largest pass."""
-    return max(max(len(rows[row]) for row in group) * len(group) for group in plan.flat() if group)
+    return max(max(len(rows[row]) for row in group) * len(group) for group in plan.micro_batches if group)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
@@ -20,7 +23,7 @@ from trl import SFTTrainer
 
 from core.lm.sft_batch import Collator, PassCollator
 from core.lm.sft_loss import add_answer_head
-from core.lm.sft_plan import Plan, plan_steps
+from core.lm.sft_plan import Passes, Plan, plan_steps
 from core.lm.sft_rows import TrainRow
 
 
@@ -43,6 +46,11 @@ class EvalLoss:
 
     def __str__(self) -> str:
         return f"{self.loss:.3f} ± {self.margin:.3f}" if math.isfinite(self.error) else f"{self.loss:.3f}"
+
+
+def numbers_of(passes: Passes) -> Dataset:
+    """What TRL is given as its data: the numbers of the passes. The rows of each are looked up when its turn comes."""
+    return Dataset.from_dict({"pass": np.arange(len(passes), dtype=np.int32)})
 
 
 class PlannedTrainer(Trainer):  # type: ignore[misc, unused-ignore]
@@ -114,7 +122,7 @@ class AnswerTrainer(PlannedTrainer, SFTTrainer):  # type: ignore[misc, unused-ig
     """Trains on the answers of `TrainRow`s. The loss of a step is the mean over all its answer tokens, however they are grouped."""
 
     def __init__(self, *, model: Any, args: Any, rows: Sequence[TrainRow], plan: Plan, held_out: Sequence[TrainRow], collate: Collator,
-                 eval_plan: list[list[int]], tokenizer: Any, follow: Any, callbacks: list[Any]) -> None:
+                 eval_plan: Passes, tokenizer: Any, follow: Any, callbacks: list[Any]) -> None:
         self.step_tokens = 0
         """Answer tokens of the current step, over all ranks."""
         self.follow = follow
@@ -122,10 +130,9 @@ class AnswerTrainer(PlannedTrainer, SFTTrainer):  # type: ignore[misc, unused-ig
         self._seen: Any = 0
         self._held_out, self._eval_plan, self._collate = held_out, eval_plan, collate
         wide = trained_weights(model)
-        passes = Dataset.from_dict({"rows": plan.flat()})
-        super().__init__(model=model, args=args, train_dataset=passes, data_collator=PassCollator(rows, collate),
-                         eval_dataset=Dataset.from_dict({"rows": eval_plan}) if held_out else None, processing_class=tokenizer,
-                         callbacks=callbacks)
+        super().__init__(model=model, args=args, train_dataset=numbers_of(plan.micro_batches),
+                         data_collator=PassCollator(rows, collate, plan.micro_batches),
+                         eval_dataset=numbers_of(eval_plan) if held_out else None, processing_class=tokenizer, callbacks=callbacks)
         self._follow_with(follow, wide)
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the answer tokens of the whole step for us
 
@@ -159,7 +166,7 @@ class AnswerTrainer(PlannedTrainer, SFTTrainer):  # type: ignore[misc, unused-ig
         sums = torch.zeros(len(self._held_out), device=self.args.device)
         right = torch.zeros((), device=self.args.device)
         with self._looking():
-            for group in self._eval_plan[rank::ranks]:
+            for group in islice(self._eval_plan, rank, None, ranks):
                 rows = [self._held_out[place] for place in group]
                 out = self.model(**self._prepare_inputs(self._collate(rows)), answer_head=True)
                 right += out.right
@@ -190,10 +197,10 @@ def _eval_loss(sums: list[float], counts: list[int], right: float) -> EvalLoss:
     return EvalLoss(loss, error, right / max(1, tokens), len(counts), tokens)
 
 
-def eval_passes(rows: Sequence[TrainRow], *, rows_per_pass: int, tokens_per_pass: int, packed: bool, shared: int = 0) -> list[list[int]]:
+def eval_passes(rows: Sequence[TrainRow], *, rows_per_pass: int, tokens_per_pass: int, packed: bool, shared: int = 0) -> Passes:
     """Groups of held-out rows for evaluation."""
     if not rows:
-        return []
+        return Passes(array("i"), array("i"))
     plan = plan_steps([len(row) for row in rows], rows_per_step=len(rows), rows_per_pass=rows_per_pass, epochs=1,
                       tokens_per_pass=tokens_per_pass, laid_end_to_end=packed, shared=shared)
-    return [group for group in plan.flat() if group]
+    return plan.micro_batches.filled()

@@ -9,4 +9,5 @@ edits.py       corrections by hand, beside it                   weights.py   alp
 choosing.py    which right and wrong answer make a pair         pairs.py     pairs as records, and reading them back
 build.py       the union of several mining runs                 build_report.py  its report.json
 agreement.py   do the miners agree on what is hard?             subsets.py   parts of a set, for an ensemble
+ensemble.py    the mining runs and pairs inside a run of rsft-ensemble
 """

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.methods import UserError
+from core.mining import ensemble
 from core.mining.agreement import InputIndex
 from core.mining.choosing import Pick, Places, choose_pairs, hand_pair
 from core.mining.edits import Edit, Edited, apply_edits, edits_file, read_edits
@@ -69,11 +70,17 @@ class Built:
 
 
 def mining_runs(refs: list[str], workspace: Workspace) -> list[Run]:
-    """The finished mining runs; UserError for another method, an unfinished run, or none with a hard sample."""
-    runs = [workspace.run(ref) for ref in refs]
+    """The finished mining runs, those inside an ensemble too; UserError for another method, or an unfinished run."""
+    named = [workspace.run(ref) for ref in refs]
+    for run in named:
+        if run.method == ensemble.METHOD and run.state != "succeeded":
+            raise UserError(f"{run.id} is {run.state}; only finished ensembles have all their mining runs. Wait for it, or resume it.")
+        if not ensemble.miners(run):
+            raise UserError(f"{run.id} mined nothing (mine = false); mine the guards that it trained, and name those runs.")
+    runs = [workspace.run(found) for found in dict.fromkeys(found for run in named for found in ensemble.miners(run))]
     for run in runs:
         if run.method != "mine-hard-samples":
-            raise UserError(f"{run.id} is a run of {run.method}; choose runs of mine-hard-samples.")
+            raise UserError(f"{run.id} is a run of {run.method}; choose runs of mine-hard-samples or rsft-ensemble.")
         if run.state != "succeeded" or not (run.dir / FILE).exists():
             raise UserError(f"{run.id} is {run.state}; only finished mining runs have all their rows. Wait for it, or resume it.")
     return runs

@@ -180,7 +180,10 @@ class Pairing:
         return next((name for name, mark in marks.items() if mark and mark.kind == "run"), None)
 
     def sources(self, run: Run) -> list[str]:
-        """The mining runs that a build-pairs run took."""
+        """The mining runs that a build-pairs run took, by its report; before it has one, by its settings, where an ensemble is named for
+        several."""
+        if found := (run.report or {}).get("runs"):
+            return [str(item["run"]) for item in found]
         taken = run.config.get(self.field or "runs") or []
         return [str(item).removeprefix("run:") for item in ([taken] if isinstance(taken, str) else taken)]
 
