@@ -137,7 +137,7 @@ def test_kill_9_and_resume_repeats_the_uninterrupted_run(workspace, data, rsft):
     settings = {**FEW, "data": data, "model": f"run:{rsft.id}", "epochs": 12, "save_steps": 3}
     wanted = losses(train(workspace, settings))
     run = submit(workspace, "hs-dpo", settings)
-    wait_for(lambda: len(run.checkpoints()) > 1, "two checkpoints", seconds=200)
+    wait_for(lambda: len(run.checkpoints()) > 1, "two checkpoints")
     os.kill(run.status["process"]["pid"], signal.SIGKILL)
     wait_for(lambda: run.state == "lost", "the loss to show")
     left = len(losses(run))
@@ -251,7 +251,7 @@ def test_two_processes_learn_what_one_does(workspace, data, rsft):
     one = train(workspace, settings)
     two = create(workspace, workspace.plugins.method("hs-dpo"), {**settings, "batch_size": 1, "accumulation": 2, "processes": 2})
     workspace.store.enqueue(two.id, "compute")
-    assert finish(workspace, two, 200) == "succeeded", two.log_tail(30)
+    assert finish(workspace, two) == "succeeded", two.log_tail(30)
     assert (two.report["processes"], two.report["rows_per_step"]) == (2, 4)
     assert len(losses(one)) == 4
     assert losses(two) == pytest.approx(losses(one), rel=5e-6)

@@ -102,7 +102,7 @@ def test_kill_9_and_resume_repeats_the_uninterrupted_run(workspace, data, tiny_m
     settings = {**FEW, "data": data, "model": str(tiny_model), "epochs": 16, "save_steps": 4, "validation_share": 0, "lora_dropout": 0.1}
     wanted = losses(train(workspace, settings))
     run = submit(workspace, "rsft", settings)
-    wait_for(lambda: len(run.checkpoints()) > 1, "two checkpoints", seconds=200)
+    wait_for(lambda: len(run.checkpoints()) > 1, "two checkpoints")
     os.kill(run.status["process"]["pid"], signal.SIGKILL)
     wait_for(lambda: run.state == "lost", "the loss to show")
     left = len(losses(run))
@@ -188,10 +188,10 @@ def test_two_processes_learn_what_one_does(workspace, data, tiny_model):
     two = create(workspace, workspace.plugins.method("rsft"), {**settings, "batch_size": 1, "accumulation": 2, "processes": 2})
     (two.dir / "stop").touch()
     workspace.store.enqueue(two.id, "compute")
-    assert finish(workspace, two, 200) == "stopped", two.log_tail(30)
+    assert finish(workspace, two) == "stopped", two.log_tail(30)
     assert [path.name for path in two.checkpoints()] == ["checkpoint-0"]
     resume(workspace, two)
-    assert finish(workspace, two, 200) == "succeeded", two.log_tail(30)
+    assert finish(workspace, two) == "succeeded", two.log_tail(30)
     assert (two.report["processes"], two.report["rows_per_step"]) == (2, 4)
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
     assert two.report["losses"]["eval"] == pytest.approx(one.report["losses"]["eval"], abs=1e-5)
