@@ -111,6 +111,15 @@ def test_before_the_vote_nothing_about_an_answer_tells_which_model_it_is():
     assert not [clue for clue in clues if clue not in shown()]
 
 
+def test_a_visitor_is_offered_nothing_to_save():
+    made = said("x", "y")
+    made.vote(0, "A")
+    assert "Save A over B as a pair" in str(latest(made, 1))
+    made.owner = "a visitor"
+    assert "Again" in str(latest(made, 1))
+    assert "Save" not in str(latest(made, 1))
+
+
 def test_nobody_votes_before_every_answer_is_whole():
     assert not vote_bar(said("x", "", over=""), 0)
     assert not vote_bar(said("", "", over="error"), 0)

@@ -66,7 +66,7 @@ def exchange_box(comparison: Comparison, number: int, place: int, live: Sequence
     prompt = html.div(asked + _request_line(answer) + (html.div(edit, "gw-acts") if edit else Markup()), "gw-asked")
     hidden = comparison.names_hidden
     body = _two_agents(answer.episode, veiled or _must_be_read(comparison)) if answer.episode is not None and not hidden else Markup()
-    parts = [prompt, body, _reply(answer, live, hidden, held), _guard_line(comparison, answer), _acts(exchange, number, place)]
+    parts = [prompt, body, _reply(answer, live, hidden, held), _guard_line(comparison, answer), _acts(comparison, number, place)]
     return html.element("article", html.join(parts), "gw-turn", aria_label=f"{comparison.letter(place)}, message {number + 1}")
 
 
@@ -188,15 +188,17 @@ def _reasons(said: Classified) -> Markup:
     return fold("Its reasons" if said.reasoning.strip() else "Its answer", words + about)
 
 
-def _acts(exchange: Exchange, number: int, place: int) -> Markup:
-    """What can be done with a whole answer."""
+def _acts(comparison: Comparison, number: int, place: int) -> Markup:
+    """What can be done with a whole answer; visitors save nothing."""
+    exchange = comparison.exchanges[number]
     answer = exchange.answers[place]
     if not answer.over or _writing(exchange):
         return Markup()
     links = [html.small_link("Again", "again", f"{number},{place}")]
-    if answer.whole:
+    saves = answer.whole and not comparison.owner
+    if saves:
         links.append(html.small_link("Save turn", "save", f"{number},{place}"))
-    if exchange.vote in LETTERS and exchange.vote and answer.whole and LETTERS.index(exchange.vote) != place:
+    if saves and exchange.vote in LETTERS and exchange.vote and LETTERS.index(exchange.vote) != place:
         links.append(html.small_link(f"Save {exchange.vote} over {LETTERS[place]} as a pair", "pair", f"{number},{place}"))
     return html.div(html.join(links, " "), "gw-acts")
 
