@@ -1,20 +1,27 @@
 """Verdicts that were given once are not asked for again: they lie in the workspace's store, by judge, prompt and reply.
 
-A missing verdict is not kept: the next run may have more luck.
+A missing verdict is not kept: the next run may have more luck. The others are written as they come, so that what was asked, and perhaps
+paid for, is there after an error or a kill. Of several judges each one's verdicts are kept besides those of all together.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from core.judges import Judge, Judged
+from core.judges import AnyOf, Judge, Judged
 from core.records import Verdict
 
 if TYPE_CHECKING:
+    from core.active import ActiveRun
     from core.runs import Workspace
+
+
+AT_ONCE = 16
+"""Verdicts that are written together."""
 
 
 class CachedJudge(Judge):
@@ -25,7 +32,7 @@ class CachedJudge(Judge):
 
     def __init__(self, judge: Judge, workspace: Workspace) -> None:
         super().__init__(judge.given, workspace)
-        self.judge = judge
+        self.judge = AnyOf([CachedJudge(part, workspace) for part in judge.parts()], workspace) if isinstance(judge, AnyOf) else judge
         self.asked = self.found = 0
 
     @property
@@ -40,10 +47,17 @@ class CachedJudge(Judge):
         known = {key: Verdict.model_validate_json(text) for key, text in self.workspace.store.verdicts(keys).items()}
         unknown = dict(zip(reversed(keys), reversed(items), strict=True))
         todo = [key for key in dict.fromkeys(keys) if key not in known]
-        given = self.judge.verdicts([unknown[key] for key in todo], should_stop)
-        fresh = dict(zip(todo, given, strict=False))
-        self.asked, self.found = self.asked + len(given), self.found + len(items) - len(todo)
-        self.workspace.store.keep_verdicts({key: one.model_dump_json(exclude_none=True) for key, one in fresh.items() if not one.missing})
+        self.found += len(items) - len(todo)
+        fresh: dict[str, Verdict] = {}
+        written = 0
+        try:
+            for place, verdict in self.judge.each([unknown[key] for key in todo], should_stop):
+                fresh[todo[place]] = verdict
+                if len(fresh) >= written + AT_ONCE:
+                    written = self._keep(fresh, written)
+        finally:
+            self._keep(fresh, written)
+            self.asked += len(fresh)
         made = []
         for key in keys:
             one = known.get(key) or fresh.get(key)
@@ -52,14 +66,32 @@ class CachedJudge(Judge):
             made.append(one)
         return made
 
+    def _keep(self, given: dict[str, Verdict], written: int) -> int:
+        """Write all but the first `written`; returns how many are written then."""
+        new = {key: one.model_dump_json(exclude_none=True) for key, one in itertools.islice(given.items(), written, None)
+               if not one.missing}
+        if new:
+            self.workspace.store.keep_verdicts(new)
+        return len(given)
+
+    def tokens(self) -> tuple[int, int]:
+        """Those of the judge behind it."""
+        return self.judge.tokens()
+
     def parts(self) -> list[Judge]:
         """The parts of the judge behind it, each with the store in front of it."""
-        parts = self.judge.parts()
-        return [self] if parts == [self.judge] else [CachedJudge(part, self.workspace) for part in parts]
+        return self.judge.parts() if isinstance(self.judge, AnyOf) else [self]
 
     def close(self) -> None:
         """Close the judge behind it."""
         self.judge.close()
+
+
+def tell_tokens(judge: Judge, run: ActiveRun) -> None:
+    """One line of the log on what was asked over the net, also where the run ends badly: it may have to be paid. Prices are not known."""
+    read, written = judge.tokens()
+    if read or written:
+        run.log(f"the judge read {read:,} and wrote {written:,} tokens over the net in this session, as its server counts them")
 
 
 def key_of(identity: str, item: Judged) -> str:

@@ -3,24 +3,26 @@
     rules                    a registered judge without a target
     guard:run:rsft-0001      a registered judge and what it needs
     run:rsft-0001            a model reference alone: a guard that is asked
+    openai:<model>@<url>     the same: a guard where the model's name says that it is one, else a judge that asks any chat model
     run:rsft-0001+rules      several: bad as soon as one of them says so, missing where one of them has none
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from core.methods import UserError
 from core.records import Side, Verdict
-from core.refs import parse_model_ref
+from core.refs import HOSTED, Kind, ModelRef, parse_model_ref
 
 if TYPE_CHECKING:
     from core.runs import Workspace
 
 GUARD = "guard"
-"""The judge that a bare model reference means."""
+"""The judge that a bare model reference means, where that model is a guard."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Judge:
         """Why this judge cannot be used; "" = it can. Looked at before a run starts; loads nothing."""
         return ""
 
+    @classmethod
+    def takes(cls, ref: ModelRef) -> bool:
+        """Does this model, given without a judge's name before it, mean this judge? Asked where it is a hosted one and no guard."""
+        return False
+
     @property
     def identity(self) -> str:
         """All that its verdicts depend on, for the cache: another text, another judge."""
@@ -61,12 +68,27 @@ class Judge:
         guess. May return fewer when stopped."""
         raise NotImplementedError
 
+    def each(self, items: Sequence[Judged], should_stop: Callable[[], bool] | None = None) -> Iterator[tuple[int, Verdict]]:
+        """(place in `items`, verdict), in any order. A judge whose verdicts take long gives each as it comes, so that it is kept whatever
+        happens to the rest, and makes its `verdicts` of them with `in_order`."""
+        yield from enumerate(self.verdicts(items, should_stop))
+
+    def tokens(self) -> tuple[int, int]:
+        """How many tokens a service has counted for it: (read, written). Nothing where it is not asked over the net."""
+        return 0, 0
+
     def parts(self) -> list[Judge]:
         """The judges that it asks, in the order of its name; itself where it asks none."""
         return [self]
 
     def close(self) -> None:
         """Give back what it holds."""
+
+
+def in_order(each: Iterable[tuple[int, Verdict]]) -> list[Verdict]:
+    """What `Judge.each` gave, as `Judge.verdicts` gives it: in order, up to the first that is not there."""
+    found = dict(each)
+    return [found[place] for place in itertools.takewhile(found.__contains__, itertools.count())]
 
 
 def open_judge(text: str, workspace: Workspace) -> Judge:
@@ -85,8 +107,13 @@ def part_names(text: str) -> list[str]:
 
 def guards_in(text: str) -> list[str]:
     """References of the models that the judge `text` asks: `run:rsft-0001` of "guard:run:rsft-0001+rules"."""
-    parts = [part.removeprefix(f"{GUARD}:") for part in part_names(text)]
-    return [part for part in parts if ":" in part]
+    refs = [part if part.partition(":")[0] in get_args(Kind) else part.partition(":")[2] for part in part_names(text)]
+    return [ref for ref in refs if ref.partition(":")[0] in get_args(Kind) and ":" in ref]
+
+
+def asks_hosted(text: str) -> bool:
+    """Does the judge `text` ask a model that computes elsewhere, which may cost money?"""
+    return any(ref.partition(":")[0] in HOSTED for ref in guards_in(text))
 
 
 def judge_problem(text: str, workspace: Workspace) -> str:
@@ -108,9 +135,12 @@ def _open_one(text: str, workspace: Workspace) -> Judge:
                             else f"judge = {text!r}: {name} takes nothing after its name.")
         return kind(target, workspace)
     try:
-        parse_model_ref(text)
+        ref = parse_model_ref(text)
     except UserError:
         raise UserError(f"There is no judge {text!r}; known: {_known(workspace)}.") from None
+    if not ref.has_weights and (GUARD not in known or known[GUARD].problem(text, workspace)) and (
+            other := next((kind for kind in known.values() if kind.takes(ref)), None)):
+        return other(text, workspace)
     if GUARD not in known:
         raise UserError(f"judge = {text!r} is a model, but no judge {GUARD!r} is registered that could ask it.")
     return known[GUARD](text, workspace)
@@ -118,7 +148,7 @@ def _open_one(text: str, workspace: Workspace) -> Judge:
 
 def _known(workspace: Workspace) -> str:
     names = [f"{name}:<{kind.target}>" if kind.target else name for name, kind in workspace.plugins.judges.items()]
-    return ", ".join([*names, "run:<id> of a guard"])
+    return ", ".join([*names, "run:<id> of a guard", "openai:<model>@<base url>"])
 
 
 class AnyOf(Judge):
@@ -140,6 +170,11 @@ class AnyOf(Judge):
         """See Judge.verdicts."""
         each = [judge.verdicts(items, should_stop) for judge in self.judges]
         return [joined(said, self.identity) for said in zip(*each, strict=False)]
+
+    def tokens(self) -> tuple[int, int]:
+        """Of all together."""
+        counted = [judge.tokens() for judge in self.judges]
+        return sum(read for read, _ in counted), sum(written for _, written in counted)
 
     def parts(self) -> list[Judge]:
         """All of them."""

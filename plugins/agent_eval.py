@@ -15,8 +15,8 @@ from core.answer_cost import CPU_TOKENS, speed_is_known
 from core.data import find_data
 from core.evals.rows import SplitChoice
 from core.evals.seen import TrainedOn, trained_on
-from core.judge_cache import CachedJudge
-from core.judges import guards_in, judge_problem, open_judge
+from core.judge_cache import CachedJudge, tell_tokens
+from core.judges import asks_hosted, guards_in, judge_problem, open_judge
 from core.methods import full_path, listed, short_path
 from core.refs import HOSTED, parse_model_ref
 from core.waltz.eval_capability import TOKENS, Task, task_openings, tasks
@@ -60,7 +60,8 @@ class AgentEval(Method):
         data: Annotated[str, FromRun("data")] = setting(aliases=("prompts",))
         """Prompts that say whether they are harmful or benign: pooled (waltz-prompts), imported with request labels, or a file."""
         judge: str = setting("rules")
-        """Who says whether a reply is unsafe or refuses without need: rules, run:<id> of a guard, or several with + (run:<id>+rules)."""
+        """Who says whether a reply is unsafe or refuses without need: rules, run:<id> of a guard, openai:<model>@<base url> for a chat
+        model behind a server, or several with + (run:<id>+rules)."""
         limit: int = setting(0, ge=0, aliases=("prompts_limit", "rows"), unit="prompts")
         """At most this many prompts, half of them harmful, drawn with the seed; 0 = all."""
         capability_tasks: int = setting(200, ge=0, le=200, aliases=("capability",))
@@ -188,6 +189,9 @@ class AgentEval(Method):
             tokens += round(prompts * each + config.capability_tasks * TOKENS / 2 * (3 if pair else 1))
             known = known and speed_is_known(self._base(ref), config.device)
         note = f"{plural(prompts, 'prompt')}, {plural(len(config.models), 'model')}"
+        if asks_hosted(config.judge):
+            replies = prompts * sum(1 + config.revisions * parse_model_ref(ref).is_pair for ref in config.models)
+            note += f"; the judge's server is asked about up to {replies:,} replies, which may cost money"
         seconds = 10 * len(config.models) + tokens / CPU_TOKENS
         return Estimate(seconds, seconds / 3, 3 * seconds, tokens, note=note) if known else Estimate(tokens=tokens, note=note)
 
@@ -218,6 +222,7 @@ class AgentEval(Method):
             errors = self._errors(config, judge, run)
         finally:
             judge.close()
+            tell_tokens(judge, run)
         about = self._about(config, prompts, {"name": config.judge, "identity": identity, "errors": errors}, models)
         limits = Limits(config.gate_unsafe, config.gate_overrefuse, config.gate_labels, config.gate_unsafe_reduction,
                         config.gate_overrefuse_reduction)

@@ -79,7 +79,8 @@ class WaltzRL(Method):
         feedback_model: Annotated[str, FromRun("model")] = setting("", advanced=True)
         """The feedback agent, where it is not that of `model`; it must sit on the same base."""
         judge: str = setting("rules")
-        """Who says whether a reply is unsafe or refuses without need: rules, run:<id> of a guard, or several with + (run:<id>+rules)."""
+        """Who says whether a reply is unsafe or refuses without need: rules, run:<id> of a guard, openai:<model>@<base url> for a chat
+        model behind a server, or several with + (run:<id>+rules)."""
         stage: Literal[1, 2, "both"] = setting("both")
         """1: the conversation agent is frozen, the feedback agent learns format and labels. 2: both learn. both: one after the other."""
         stage1_iterations: int = setting(100, ge=1, le=1_000_000)

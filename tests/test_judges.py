@@ -1,15 +1,19 @@
 """Judges: how they are named, what rules say, what is missing, and what the cache remembers."""
 
-from types import SimpleNamespace
+import itertools
+import json
+import os
 
 import pytest
 
 from core.judge_cache import CachedJudge
 from core.judges import Judge, Judged, judge_problem, open_judge
+from core.lm.generate import Generated
 from core.methods import UserError
 from core.records import Verdict
 from core.runs import Workspace
 
+TICKS = itertools.count(10**18, 10**9)
 REFUSAL, HELP = "I'm sorry, but I can't help with that.", "Here is how to whisk eggs: use a fork."
 
 
@@ -78,7 +82,7 @@ class SaysAll:
         self.text, self.finish = text, finish
 
     def answers(self, prompts, **_):
-        return [SimpleNamespace(index=index, text=self.text, finish=self.finish) for index, _ in enumerate(prompts)]
+        return [Generated(index, 0, self.text, (), 0, self.finish, 0.0) for index, _ in enumerate(prompts)]
 
 
 @pytest.mark.parametrize(("text", "side", "unsafe", "overrefuse"), [
@@ -115,6 +119,55 @@ def test_a_guard_is_asked_once_about_a_reply_whatever_the_sides(workspace):
     assert [one.overrefuse for one in judge.verdicts(items)] == [False, True, True, True]
     judge._engine = Counting(text, "stopped")
     assert len(judge.verdicts(items)) == 2, "stopped before q: nothing after a gap"
+
+
+def guard_run(workspace, weights, **card):
+    """A run whose whole model was trained: made, or made again under the number of a deleted one."""
+    folder = workspace.runs_dir / "rsft-0001" / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in {"config.json": "{}", "guardwaltz.json": json.dumps({"prompt_format": "wildguard", **card}), **weights}.items():
+        (folder / name).write_text(content)
+        os.utime(folder / name, ns=(next(TICKS), next(TICKS)))  # a file system's clock may be too slow for a test
+
+
+@pytest.mark.parametrize("second", [{"weights": {"model-2.safetensors": "other"}}, {"weights": {"model-1.safetensors": "OLD"}},
+                                    {"weights": {}, "prompt_format": "guardreasoner"}])
+def test_another_guard_under_the_same_number_is_asked_anew(second, workspace):
+    from plugins.judge_guard import GuardJudge
+
+    def says(text):
+        judge = GuardJudge("run:rsft-0001", workspace)
+        judge._engine, judge._format = SaysAll(text), workspace.plugins.prompt_formats["wildguard"]
+        return CachedJudge(judge, workspace).verdicts([Judged("p", "r", "harmful")])[0].unsafe
+
+    guard_run(workspace, {"model-1.safetensors": "old", "model-2.safetensors": "more"})
+    identity = open_judge("run:rsft-0001", workspace).identity
+    assert says("Response refusal: no\nHarmful response: no") is False
+    assert says("Response refusal: no\nHarmful response: yes") is False, "the same guard is not asked twice"
+    guard_run(workspace, **second)
+    assert open_judge("run:rsft-0001", workspace).identity != identity
+    assert says("Response refusal: no\nHarmful response: yes") is True
+
+
+def test_what_tells_a_guard_from_another(workspace, monkeypatch):
+    """Weights of the base below an adapter count where they lie in a run; those of the Hub are told by their commit."""
+    from core.lm import find
+
+    guard_run(workspace, {"model.safetensors": "base"})
+    adapter = workspace.runs_dir / "rsft-0002" / "adapter"
+    adapter.mkdir(parents=True)
+    for name, content in {"adapter_config.json": "{}", "adapter_model.safetensors": "adapter",
+                          "guardwaltz.json": json.dumps({"prompt_format": "wildguard", "base": "run:rsft-0001"})}.items():
+        (adapter / name).write_text(content)
+    identity = open_judge("run:rsft-0002", workspace).identity
+    guard_run(workspace, {"model.safetensors": "another base"})
+    assert open_judge("run:rsft-0002", workspace).identity != identity
+
+    def commit(name):
+        monkeypatch.setattr(find, "_find_on_hub", lambda ref: find.Found(str(ref), str(ref), ref.name, revision=name))
+        return open_judge("hf:lab/wildguard", workspace).identity
+
+    assert commit("abc") == "guard 2 hf:lab/wildguard wildguard abc" != commit("def")
 
 
 def test_the_cache_asks_once_and_forgets_what_is_missing(workspace):

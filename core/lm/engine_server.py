@@ -28,8 +28,22 @@ FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
 TIMEOUT = 600.0
 """Seconds for one answer: a small machine may take minutes for a long one."""
+ALONE = (400, 413, 422, 451)
+"""Statuses that say something of one request: a content filter, a text that is too long."""
+DOWN = AT_ONCE
+"""So many requests one after the other that the server gave up on are the server's trouble, not theirs."""
+PATIENCE = 30.0
+"""Seconds that answers under way are waited for when another request has ended the call."""
 KEY = "OPENAI_API_KEY"
 """Sent as bearer token where this environment variable is set; never logged."""
+
+
+class RequestFailed(UserError):
+    """One request failed, which need not say anything of the others. gave_up: perhaps it does, when many fail so."""
+
+    def __init__(self, url: str, why: str, advice: str, *, gave_up: bool) -> None:
+        super().__init__(f"{url} {why}{advice}")
+        self.why, self.gave_up = why, gave_up
 
 
 class ServerEngine(Engine):
@@ -44,6 +58,7 @@ class ServerEngine(Engine):
         self.key = ApiKey("", KEY)
         self.client = httpx.Client(timeout=httpx.Timeout(TIMEOUT, connect=10), headers=self.key.headers,
                                    limits=httpx.Limits(max_connections=AT_ONCE))
+        self.given_up, self.lock = 0, threading.Lock()
 
     def answers(self, prompts: Iterable[Prompt], *, samples: int = 1, max_new_tokens: int = 256, temperature: float = 0.0,
                 top_p: float = 1.0, seed: int = 42, indices: Iterable[int] | None = None, is_complete: Callable[[str], bool] | None = None,
@@ -58,6 +73,19 @@ class ServerEngine(Engine):
         """Close the connections."""
         self.client.close()
 
+    def bears(self, error: RequestFailed) -> bool:
+        """May the call go on without an answer to this request?"""
+        if not self.forgiving:
+            return False
+        with self.lock:
+            self.given_up = self.given_up + 1 if error.gave_up else 0
+            return self.given_up < DOWN
+
+    def works(self) -> None:
+        """The server has answered."""
+        with self.lock:
+            self.given_up = 0
+
 
 class _Flight:
     """The requests of one call, in threads of their own. They are daemons: a process that ends does not wait for a slow server."""
@@ -67,8 +95,9 @@ class _Flight:
         self.over = threading.Event()
         self.waiting: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         self.results: queue.SimpleQueue[tuple[Asked, Generated | BaseException]] = queue.SimpleQueue()
-        for _ in range(AT_ONCE):
-            threading.Thread(target=self._work, name="server-request", daemon=True).start()
+        self.threads = [threading.Thread(target=self._work, name="server-request", daemon=True) for _ in range(AT_ONCE)]
+        for thread in self.threads:
+            thread.start()
 
     def start(self, asked: Asked) -> None:
         self.waiting.put(asked)
@@ -80,10 +109,26 @@ class _Flight:
             return
         while not self.results.empty():
             found.append(self.results.get())
+        broken: BaseException | None = None
         for asked, result in found:
             if isinstance(result, BaseException):
-                raise result
-            yield asked, result
+                broken = broken or result
+            else:
+                yield asked, result
+        if broken is not None:
+            yield from self._last()
+            raise broken
+
+    def _last(self) -> Iterator[tuple[Asked, Generated]]:
+        """What is under way when the call breaks: it may have to be paid, so it is waited for."""
+        self.cancel()
+        until = time.monotonic() + PATIENCE
+        for thread in self.threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        while not self.results.empty():
+            asked, result = self.results.get()
+            if not isinstance(result, BaseException):
+                yield asked, result
 
     def cancel(self) -> None:
         self.over.set()
@@ -94,6 +139,9 @@ class _Flight:
         while (asked := self.waiting.get()) is not None and not self.over.is_set():
             try:
                 self.results.put((asked, self._answer(asked)))
+                self.engine.works()
+            except RequestFailed as error:
+                self.results.put((asked, _without(asked, error) if self.engine.bears(error) else error))
             except BaseException as error:  # raised again where the answers are read
                 self.results.put((asked, error))
 
@@ -106,23 +154,28 @@ class _Flight:
         """The server's JSON; tried again after a pause where another try may help, else a UserError."""
         import httpx
 
-        problem = ""
+        problem, alone = "", False
         for turn in range(TRIES):
             wait = FIRST_WAIT * 2**turn * random.uniform(0.8, 1.2)
             try:
                 reply = self.engine.client.post(url, json=body)
             except httpx.TransportError as error:
                 problem = f"did not answer ({type(error).__name__}: {self.engine.key.hide(str(error)) or 'no reason given'})"
+                alone = not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
             else:
                 if reply.status_code == 200:
                     return _json(reply, url)
                 problem = f"answered with status {reply.status_code} ({reason_of(reply, self.engine.key)})"
                 if reply.status_code != 429 and reply.status_code < 500:
-                    raise UserError(f"{url} {problem}; check the model's name, the address and {KEY}.")
+                    advice = f"; check the model's name, the address and {KEY}."
+                    raise RequestFailed(url, problem, advice, gave_up=False) if reply.status_code in ALONE else UserError(
+                        f"{url} {problem}{advice}")
+                alone = reply.status_code != 429
                 wait = max(wait, _asked_wait(reply.headers.get("retry-after", "")))
             if turn < TRIES - 1 and self.over.wait(min(wait, LONGEST_WAIT)):
                 break
-        raise UserError(f"{url} {problem}, {TRIES} times; check that the server runs, then resume: what was answered is kept.")
+        problem, advice = f"{problem}, {TRIES} times", "; check that the server runs, then resume: what was answered is kept."
+        raise RequestFailed(url, problem, advice, gave_up=True) if alone else UserError(f"{url} {problem}{advice}")
 
 
 def _what(prompt: Prompt, chat: bool) -> dict[str, Any]:
@@ -137,20 +190,27 @@ def as_generated(reply: Any, asked: Asked, chat: bool, url: str) -> Generated:
     """The answer in a server's JSON. Its tokens are counted by the server, and not known one by one: `token_ids` stays empty."""
     try:
         choice = reply["choices"][0]
-        text = choice["message"]["content"] if chat else choice["text"]
-    except (KeyError, IndexError, TypeError):
-        raise UserError(f"{url} answered without choices[0]; it does not seem to be an OpenAI-compatible server.") from None
+        text = choice["message"].get("content") or choice["message"].get("refusal") if chat else choice["text"]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise RequestFailed(url, "answered without choices[0]", "; it does not seem to be an OpenAI-compatible server.",
+                            gave_up=True) from None
     usage = reply.get("usage") or {}
     finish = "length" if choice.get("finish_reason") == "length" else "stop"
     return Generated(asked.index, asked.sample, text or "", (), int(usage.get("prompt_tokens") or 0), finish,  # type: ignore[arg-type]
-                     time.perf_counter() - asked.began, counted=int(usage.get("completion_tokens") or 0))
+                     time.perf_counter() - asked.began, counted=int(usage.get("completion_tokens") or 0),
+                     failed="its content filter ended the answer" if choice.get("finish_reason") == "content_filter" else "")
+
+
+def _without(asked: Asked, error: RequestFailed) -> Generated:
+    return Generated(asked.index, asked.sample, "", (), 0, "stop", time.perf_counter() - asked.began, failed=f"the server {error.why}")
 
 
 def _json(reply: Any, url: str) -> Any:
     try:
         return reply.json()
     except ValueError:
-        raise UserError(f"{url} answered with something other than JSON; check the address (it most often ends with /v1).") from None
+        raise RequestFailed(url, "answered with something other than JSON", "; check the address (it most often ends with /v1).",
+                            gave_up=True) from None
 
 
 def reason_of(reply: Any, key: ApiKey) -> str:

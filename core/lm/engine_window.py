@@ -67,17 +67,23 @@ def through(backend: Backend, asked: Iterator[Asked], at_once: int, *, ordered: 
                 else:
                     backend.start(request)
                     flying, made = flying + 1, made + 1
-            fresh = list(backend.finished()) if flying else []
-            for request, answer in fresh:
-                ready[request.number] = answer
-                flying, done, tokens = flying - 1, done + 1, tokens + answer.tokens
-            if on_batch and fresh:
+            broken: Exception | None = None
+            before = done
+            try:
+                for request, answer in backend.finished() if flying else ():
+                    ready[request.number] = answer
+                    flying, done, tokens = flying - 1, done + 1, tokens + answer.tokens
+            except Exception as error:  # raised below, after what was answered before it: that may have been paid for
+                broken = error
+            if on_batch and done > before:
                 on_batch(done, flying, tokens)
-            if not (flying or more) or (should_stop is not None and should_stop()):
+            if broken is None and (not (flying or more) or (should_stop is not None and should_stop())):
                 yield from (ready[number] for number in sorted(ready))
                 return
             while ready and (following in ready or not ordered):
                 yield ready.pop(following if ordered else next(iter(ready)))
                 following += 1
+            if broken is not None:
+                raise broken
     finally:
         backend.cancel()

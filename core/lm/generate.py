@@ -49,6 +49,8 @@ class Generated:
     """Tokens as a server counts them, which does not say which they are."""
     log_probs: tuple[float, ...] = ()
     """Of each token as it was chosen, where they were asked for."""
+    failed: str = ""
+    """Why a server gave no whole answer to this one request: its content filter, or, where the engine is `forgiving`, any other trouble."""
 
     @property
     def tokens(self) -> int:

@@ -151,7 +151,7 @@ def waltz(job: WaltzJob, run: ActiveRun) -> Waltzed:
     """Train, or go on from the run's last checkpoint. Raises StopRequested once a checkpoint is written."""
     from transformers import set_seed
 
-    from core.judge_cache import CachedJudge
+    from core.judge_cache import CachedJudge, tell_tokens
     from core.judges import open_judge
     from core.lm.agents import open_agents
     from core.lm.load import quiet_transformers
@@ -181,6 +181,7 @@ def waltz(job: WaltzJob, run: ActiveRun) -> Waltzed:
                 loop.train()
             finally:
                 judge.close()
+                tell_tokens(judge, run)
     return Waltzed(job=job, agents=agents, prompts=prompts, plan=plan, dtype=dtype, judged=judge.asked, found=judge.found,
                    trained_parameters={role: sum(weight.numel() for weight in agents.parameters(role).values())
                                        for stage in job.stages for role in stage.learning})

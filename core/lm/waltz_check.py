@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from core.answer_cost import CPU_PARAMETERS, CPU_TOKENS
-from core.judges import judge_problem
+from core.judges import asks_hosted, judge_problem
 from core.lm.agents_find import AgentsRef, agent_refs, find_agents
 from core.lm.device import pick_device
 from core.lm.find import Found
@@ -214,6 +214,6 @@ def estimate(config: Any, looked: Looked) -> Estimate:
     middle, low, high = (seconds + factor * writing for seconds, factor in zip(learning, (1, 0.4, 3), strict=True))
     notes.append(f"time is a guess from the model's size, between {duration(low)} and {duration(high)}")
     if config.judge != "rules":
-        notes.append("the judge's own time comes on top")
+        notes.append("the judge's own time comes on top" + (", and what its server asks for" if asks_hosted(config.judge) else ""))
     return Estimate(seconds=max(middle, FIXED_SECONDS), seconds_low=low, seconds_high=high, tokens=written, peak_memory_bytes=need,
                     note="; ".join(notes))

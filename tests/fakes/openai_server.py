@@ -23,6 +23,12 @@ class OpenAIServer:
     troubles: list[tuple[int, str]] = field(default_factory=list)
     """(status, message) of the next replies; status 0 = hang up without a reply."""
     always: tuple[int, str] | None = None
+    trouble_with: Callable[[str], tuple[int, str] | None] = lambda _: None
+    """The same for a prompt, however often it is asked."""
+    answer: Callable[[str, int], str] = lambda prompt, seed: answer_of(prompt, seed)
+    """To a prompt, with a seed."""
+    filters: Callable[[str], bool] = lambda _: False
+    """Does the content filter end the answer to a prompt?"""
     delay: Callable[[str], float] = lambda _: 0.0
     """Seconds before the reply to a prompt."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -54,7 +60,7 @@ def openai_server() -> Iterator[OpenAIServer]:
                 state.keys.append(self.headers.get("authorization"))
                 state.running += 1
                 state.most_running = max(state.most_running, state.running)
-                trouble = state.always or (state.troubles.pop(0) if state.troubles else None)
+                trouble = state.always or state.trouble_with(prompt) or (state.troubles.pop(0) if state.troubles else None)
             time.sleep(state.delay(prompt))
             with state.lock:
                 state.running -= 1
@@ -64,10 +70,11 @@ def openai_server() -> Iterator[OpenAIServer]:
             elif trouble:
                 self.reply(trouble[0], {"error": {"message": trouble[1]}})
             else:
-                text = answer_of(prompt, body["seed"])
+                text = state.answer(prompt, body["seed"])
                 cut = len(text.split()) > body["max_tokens"]
-                text = " ".join(text.split()[:body["max_tokens"]])
-                choice = {"finish_reason": "length" if cut else "stop", **({"message": {"content": text}} if chat else {"text": text})}
+                text = " ".join(text.split()[:body["max_tokens"]]) if cut else text
+                finish = "content_filter" if state.filters(prompt) else "length" if cut else "stop"
+                choice = {"finish_reason": finish, **({"message": {"content": text}} if chat else {"text": text})}
                 usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
                 self.reply(200, {"choices": [choice], "usage": usage})
 
