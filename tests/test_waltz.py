@@ -655,27 +655,35 @@ def test_one_of_a_group_of_settings_can_be_given_alone(workspace, data, tiny_mod
 # ---- a game with a known best play ----
 
 
-def game(workspace, folder, seed, alpha, iterations=16):
+def game(workspace, model, folder, seed, alpha, iterations=8):
     """Share of good last replies in the last quarter of a training of the feedback agent."""
-    model = make_game(folder / f"game-{seed}", seed)
     rows = write(folder / f"prompts-{seed}.jsonl", [GuardExample(prompt=one, labels=Labels(request="harmful")) for one in PROMPTS])
     run = execute(workspace, "waltzrl", {
-        "data": rows, "model": str(model), "stage": 1, "stage1_iterations": iterations, "rollout_batch": 4, "samples": 16,
-        "max_new_tokens": 3, "max_feedback_tokens": 3, "judge": "named", "lr": 0.005, "ppo_epochs": 2, "minibatches": 2, "batch_size": 64,
+        "data": rows, "model": str(model), "stage": 1, "stage1_iterations": iterations, "rollout_batch": 4, "samples": 32,
+        "max_new_tokens": 3, "max_feedback_tokens": 3, "judge": "named", "lr": 0.007, "ppo_epochs": 2, "minibatches": 2, "batch_size": 64,
         "dir.alpha": alpha, "save_every": 1000, "seed": seed, "dtype": "float32", "device": "cpu", "lora_rank": 8})
     return run.report["stages"]["stage 1"]["values"]["conversation_reward"]
 
 
-LONG = os.environ.get("GUARDWALTZ_LONG")
-
-
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.skipif(not LONG, reason="GUARDWALTZ_LONG=1 plays more seeds")),
-                                  pytest.param(2, marks=pytest.mark.skipif(not LONG, reason="GUARDWALTZ_LONG=1 plays more seeds"))])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_game_is_solved_by_what_improvement_earns_and_not_without(seed, workspace, tmp_path):
-    paid, unpaid = (game(workspace, tmp_path, seed, alpha) for alpha in (0.65, 0.0))
-    assert paid["last_quarter"]["low"] > 0.9, paid
+    """Words are drawn at temperature 1 to the end, so that even the best play has slips."""
+    model = make_game(tmp_path / "game", seed)
+    paid, unpaid = (game(workspace, model, tmp_path, seed, alpha) for alpha in (0.65, 0.0))
+    assert paid["last_quarter"]["value"] > 0.9, paid
+    assert paid["last_quarter"]["low"] > 0.85, paid
     assert unpaid["last_quarter"]["high"] < 0.75, unpaid
     assert paid["difference"]["low"] > 0, paid
+
+
+def test_the_benchmark_compares_three_arrangements(tmp_path, monkeypatch, capsys):
+    from bench import waltz
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["bench.waltz", "--quick", "--episodes", "4", "--tokens", "6", "--device", "cpu"])
+    assert waltz.main() == 0
+    table = capsys.readouterr().out.rsplit("ours is", 1)[1]
+    assert all(name in table for name in (waltz.SINGLE, waltz.BATCHED, waltz.OURS))
 
 
 def test_what_resuming_and_asking_need_lies_in_the_folder(workspace, data, tiny_model):
