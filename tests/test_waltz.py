@@ -506,7 +506,7 @@ def test_kill_9_and_resume_repeats_the_uninterrupted_run(workspace, data, tiny_m
     wait_for(lambda: run.state == "lost", "the loss to show")
     assert len(losses(run)) < len(wanted), "killed before it was done"
     resume(workspace, run)
-    assert finish(workspace, run, 120) == "succeeded", run.log_tail()
+    assert finish(workspace, run) == "succeeded", run.log_tail()
     equal(losses(run), wanted)
     assert [one.iteration for one in read_episodes(run.dir)] == [number for number in range(1, 13) for _ in range(6)]
 
