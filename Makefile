@@ -34,6 +34,8 @@ bench: install
 	@$(VENV)/python -m bench.mine --memory
 	@$(VENV)/python -m bench.hsdpo
 	@$(VENV)/python -m bench.hsdpo --memory
+	@$(VENV)/python -m bench.waltz
+	@$(VENV)/python -m bench.waltz --memory
 
 docs: install
 	@$(VENV)/python -m core.reference

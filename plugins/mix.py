@@ -34,8 +34,9 @@ class Mix(Method):
             mixes = open_mix(config, self.workspace)
         except UserError as error:
             return [Problem(str(error), "shares" if str(error).startswith("shares") else "sources")]
-        return [Problem(f"count = {config.count:,}, but the {mix.agent} agent's sources give {sum(mix.quota):,} rows in these shares.",
+        short = [Problem(f"count = {config.count:,}, but the {mix.agent} agent's sources give {sum(mix.quota):,} rows in these shares.",
                         "count", severity="warning") for mix in mixes if sum(mix.quota) < config.count]
+        return [*short, *(Problem(trap, "sources", severity="warning") for trap in _traps(mixes))]
 
     def describe(self, config: Config) -> str:
         """The sources."""
@@ -53,6 +54,13 @@ class Mix(Method):
             "name": run.name, "format": "mixed", "source": ", ".join(config.sources), "given": given, "duplicates_dropped": duplicates})
         for line in _lines(mixes):
             run.log(line)
+        for trap in _traps(mixes):
+            run.notice(trap, "warning")
+
+
+def _traps(mixes: list[AgentMix]) -> list[str]:
+    """What is wrong with the answers of sources that give rows."""
+    return [one.trap for mix in mixes for one, quota in zip(mix.sources, mix.quota, strict=True) if quota and one.trap]
 
 
 def _lines(mixes: list[AgentMix]) -> list[str]:

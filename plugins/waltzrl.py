@@ -40,7 +40,8 @@ class WeightedSum(Weights):
     """The seeds' sum: alpha * Safety + beta * Helpfulness + gamma * Alignment, each in [0, 1]."""
 
     alpha: float = setting(0.5, ge=0, le=100)
-    """Of Safety: the score that the feedback gives, times whether its label on safety is the judge's, so that inflating does not pay."""
+    """Of Safety: the score that the feedback gives (1 - score where the judge calls the reply unsafe), times whether its label on safety is
+    the judge's, so that inflating does not pay."""
     beta: float = setting(0.3, ge=0, le=100)
     """Of Helpfulness: the judge does not call the last reply an over-refusal."""
     gamma: float = setting(0.2, ge=0, le=100)
@@ -92,7 +93,7 @@ class WaltzRL(Method):
         samples: int = setting(1, ge=1, le=64, aliases=("num_generations",))
         """Episodes of each prompt."""
         benign_share: float = setting(0.5, ge=0, le=1)
-        """Part of these prompts that are benign, where the data have both kinds. The paper: half."""
+        """Part of these prompts that are benign, where the data have both kinds; of prompts that say which they are. The paper: half."""
         revisions: int = setting(1, ge=1, le=8, aliases=("t_max",), title="Revisions (T_max)")
         """How often a reply may be revised. The paper trains with 1."""
         reward: Literal["dir", "weighted_sum"] = setting("dir")

@@ -12,6 +12,7 @@ from core.chat.near import NearDuplicates, grams
 from core.chat.personal import PersonalData, masked
 from core.data import find_chat
 from core.methods import UserError, validate
+from core.preflight import look
 from core.records import GuardExample, Labels, read_jsonl
 from core.runs import REPOSITORY, Workspace
 from core.ui import chat_rows
@@ -73,6 +74,52 @@ def test_the_ten_answers_of_the_real_conversation_set_are_found(workspace, tmp_p
     assert report["rows"] == 606
     assert sum(row["rule"] == "answer diversity" for row in read_jsonl(run.dir / "offending_rows.jsonl")) == 10
     assert check_problem(find_chat(str(DATA / "genesis" / "waltzrl_conversation_unique.jsonl"), workspace), workspace).severity == "warning"
+
+
+def trap(source=""):
+    """100 rows with ten answers, some of them again and again, as in the real set."""
+    counts = [30, 18, 11, 8, 8, 7, 7, 4, 4, 3]
+    answers = [f"Answer {number} to everything." for number, count in enumerate(counts) for _ in range(count)]
+    return [talk(number, answer, source=source) for number, answer in enumerate(answers)]
+
+
+def explanation(report, name):
+    return next(gate["explanation"] for gate in report["gates"] if gate["name"] == name)
+
+
+def test_good_rows_beside_a_trap_do_not_hide_it(workspace, tmp_path):
+    good = [talk(number, source="good") for number in range(1000, 1110)]
+    verdicts, report, run = checked(workspace, tmp_path, [*trap("trap"), *good], max_near_duplicates=1)
+    assert verdicts["answer diversity"] == verdicts["repeated answers"] == "FAIL"
+    assert "10 distinct answers in 100 rows of trap; 120 distinct answers in 210 rows in all" in explanation(report, "Different answers")
+    assert "stands in 30 rows of 210" in explanation(report, "Rows with one answer")
+    lines = [row["line"] for row in read_jsonl(run.dir / "offending_rows.jsonl") if row["rule"] == "repeated answers"]
+    assert len(lines) == 3, "those in more than ten rows"
+    unsaid = [row.model_copy(update={"source": ""}) for row in [*trap(), *good]]
+    verdicts, _, _ = checked(workspace, tmp_path, unsaid, max_near_duplicates=1)
+    assert (verdicts["answer diversity"], verdicts["repeated answers"]) == ("PASS", "FAIL"), "where no row names its source"
+
+
+@pytest.mark.parametrize(("copies", "verdict"), [(10, "PASS"), (11, "FAIL")])
+def test_a_few_rows_may_have_the_same_answer(workspace, tmp_path, copies, verdict):
+    rows = [talk(number, "I do not know." if number < copies else "") for number in range(200)]
+    verdicts, _, _ = checked(workspace, tmp_path, rows, max_near_duplicates=1)
+    assert verdicts["repeated answers"] == verdict
+    assert verdicts["answer diversity"] == "PASS"
+    assert checked(workspace, tmp_path, rows, max_near_duplicates=1, max_same_answer=0.1)[0]["repeated answers"] == "PASS"
+
+
+def test_a_mix_says_which_source_is_a_trap(workspace, tmp_path):
+    sources = [write(tmp_path / "trap.jsonl", trap()), write(tmp_path / "good.jsonl", [talk(number) for number in range(1000, 1110)])]
+    run = execute(workspace, "mix", {"sources": sources})
+    notices = [event["text"] for event in run.events("notice")]
+    assert [text for text in notices if "distinct answers" in text] == [text for text in notices if text.startswith(
+        "trap has 10 distinct answers in 100 rows, one of them in 30")]
+    assert len(notices) == 1
+    found = look(workspace, "mix", {"sources": sources}).problems
+    assert [(one.severity, one.field) for one in found] == [("warning", "sources")]
+    assert not look(workspace, "mix", {"sources": sources, "shares": [0, 1]}).problems
+    assert checked(workspace, tmp_path, run.id, max_near_duplicates=1)[0]["answer diversity"] == "FAIL"
 
 
 @with_data

@@ -10,11 +10,15 @@ from core.lineage import ancestors
 from core.methods import UserError, validate, with_preset
 from core.plugins import load_plugins
 from core.recipes import fill, find_unfinished, parse_recipe, recipe_files, recipe_path
-from core.runs import Workspace
+from core.records import read_jsonl
+from core.runs import REPOSITORY, Workspace
+from core.split_guard import prompt_key
+from core.waltz.ledger import read_iterations
 from tests.helpers import FAKE_PLUGINS, execute, finish, wait_for, write
 from tests.test_grpo import small_guard
 from tests.test_sft_exact import examples
 
+DEMO = REPOSITORY / "assets" / "demo"
 RECIPE = """
 title: Two counts
 settings: {to: 20}
@@ -118,17 +122,22 @@ def test_a_study_runs_with_the_preset_that_was_asked_for(workspace, tmp_path):
     assert run.children()[0].report["counted"] == 5
 
 
+def child_here(workspace):
+    """`core.jobs.run_child` without a process of its own for each step."""
+    def here(parent, method, settings, *, key, name=""):
+        child = create(workspace, workspace.plugins.method(method), settings, parent=parent.id, key=key, name=name)
+        return execute(workspace, method, settings, child)
+
+    return here
+
+
 @pytest.mark.parametrize("name", ["guardreasoner", "guardreasoner-ensemble"])
 def test_guardreasoner_from_data_to_evaluation_with_a_tiny_model(name, workspace, tiny_model, tmp_path, monkeypatch):
     """Every step of the recipe on two dozen rows; the answers of a random model are bad, the plumbing is the same.
 
     The steps run in this process: seven interpreters that load torch would take a minute.
     """
-    def here(parent, method, settings, *, key, name=""):
-        child = create(workspace, workspace.plugins.method(method), settings, parent=parent.id, key=key, name=name)
-        return execute(workspace, method, settings, child)
-
-    monkeypatch.setattr("core.jobs.run_child", here)
+    monkeypatch.setattr("core.jobs.run_child", child_here(workspace))
     rows = [row.model_copy(update={"split": "test" if number >= 26 else "train"}) for number, row in enumerate(examples(32))]
     (tmp_path / "guard").mkdir()
     settings = {"source": write(tmp_path / "rows.jsonl", rows), "name": "tiny-rows", "model": small_guard(tiny_model, tmp_path / "guard"),
@@ -161,6 +170,36 @@ def test_training_for_longer_starts_from_the_base_and_is_longer(name):
         known = recipe.values({**dict.fromkeys(recipe.needed, "rows.jsonl"), **({"preset": preset} if preset else {})}, name)
         known |= {key: f"{key}-0001" for key in recipe.steps}
         assert fill(longer, known)["epochs"] > fill(guard, known)["epochs"]
+
+
+def test_waltzrl_from_prompts_to_evaluation_with_a_tiny_model(workspace, tiny_model, tmp_path, monkeypatch):
+    """Every step of the recipe on a few rows of the demo data: each takes what the one before made, and nothing tested was trained on."""
+    monkeypatch.setattr("core.jobs.run_child", child_here(workspace))
+
+    def first(name, rows):
+        lines = (DEMO / f"waltz-{name}.jsonl").read_text().splitlines()[:rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        return str(tmp_path / f"{name}.jsonl")
+
+    settings = {"prompts": [first("prompts", 16)], "conversation": first("conversation", 8), "feedback": first("feedback", 8),
+                "model": str(tiny_model), "stage1_iterations": 1, "stage2_iterations": 1, "max_new_tokens": 6, "max_feedback_tokens": 6,
+                "capability_tasks": 2, "evaluation_tokens": 6, "evaluation_feedback_tokens": 6}
+    study = execute(workspace, "recipe", {"recipe": "waltzrl", "settings": settings})
+    by_key = {step["key"]: workspace.run(step["run"]) for step in study.report["steps"]}
+    assert list(by_key) == list(parse_recipe(recipe_path("waltzrl").read_text(), "it").steps)
+    pool, sft, stage1, stage2, evaluation = by_key.values()
+    assert [stage1.config["data"], stage2.config["data"], evaluation.config["data"]] == [pool.id] * 3
+    assert [stage1.config["model"], stage2.config["model"]] == [f"waltz:{sft.id}", f"waltz:{stage1.id}"]
+    assert (stage1.config["stage"], stage2.config["stage"], stage1.config["rollout_batch"]) == (1, 2, 16), "the preset and the step's own"
+    assert [[sorted(line.agents) for line in read_iterations(one.dir)] for one in (stage1, stage2)] == [
+        [["feedback"]], [["conversation", "feedback"]]]
+    models = [settings["model"], *(f"waltz:{one.id}" for one in (sft, stage1, stage2))]
+    assert list(dict.fromkeys(one["model"] for one in evaluation.report["entries"])) == models
+    tested = {prompt_key(row["prompt"]) for row in read_jsonl(pool.dir / "data.jsonl") if row["split"] == "test"}
+    assert tested
+    for one in (sft, stage1, stage2):
+        assert not tested & set((one.dir / "trained_keys.txt").read_text().split())
+    assert sft.id in (study.dir / "report.html").read_text()
 
 
 @pytest.mark.kill

@@ -284,6 +284,25 @@ def test_out_of_memory_halves_the_micro_batch_once_and_says_so(tiny_model, works
         learner.learn(rolled_out(agents, workspace, data).texts("feedback"), 2)
 
 
+@pytest.mark.parametrize("where", ["roll-out", "optimizer"])
+def test_out_of_memory_elsewhere_ends_with_the_estimate(where, tiny_model, workspace, data, monkeypatch):
+    import torch
+
+    from core.lm import waltz_loop
+
+    def short_of_memory(*_, **__):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 9 bytes.")
+
+    if where == "roll-out":
+        monkeypatch.setattr(waltz_loop, "roll_out", short_of_memory)
+    else:
+        monkeypatch.setattr(torch.optim.AdamW, "step", short_of_memory)
+    doing = {"roll-out": "playing and judging", "optimizer": "learning"}[where]
+    words = rf"Out of memory while {doing} \(CUDA out of memory.*\)\. The estimate is [\d.]+ .B of memory\. Use"
+    with pytest.raises(UserError, match=words):
+        execute(workspace, "waltzrl", {**FEW, "data": data, "model": str(tiny_model), "stage": 1, "rollout_batch": 2})
+
+
 # ---- what is paid, and what counts ----
 
 
@@ -327,6 +346,24 @@ def test_every_prompt_has_its_turn_and_none_twice_in_an_iteration():
     assert list(plan.places(5)) == list(plan_prompts({"harmful": 10, "benign": 7}, 6, 0.5, seed=3)[0].places(5))
     _, note = plan_prompts({"benign": 4}, 6, 0.5, seed=3)
     assert "plays 4 prompts, not 6" in note
+
+
+def test_benign_share_holds_for_the_prompts_that_say_their_side_and_no_batch_grows():
+    from core.lm.waltz_prompts import plan_prompts
+
+    plan, note = plan_prompts({"harmful": 900, "benign": 90, "": 10}, 32, 0.5, seed=3)
+    assert plan.shares == {"harmful": 15, "benign": 16, "": 1}
+    assert note == ("Of 1,000 prompts 10 say no side: 1 of the 32 in an iteration. benign_share splits the others: 15 harmful, 16 benign.")
+    assert len(set(plan.places(1))) == 32
+    assert plan_prompts({"harmful": 900, "benign": 90, "": 10}, 32, 0.0, seed=3)[0].shares == {"harmful": 31, "": 1}
+    assert plan_prompts({"harmful": 400, "benign": 100, "": 500}, 32, 0.25, seed=3)[0].shares == {"harmful": 12, "benign": 4, "": 16}
+    assert plan_prompts({"harmful": 9, "benign": 90, "": 1}, 1, 0.5, seed=3)[0].prompts == 1
+    for sizes, wanted in (({"": 50}, {"": 32}), ({"benign": 50}, {"benign": 32}), ({"benign": 80, "": 80}, {"benign": 16, "": 16})):
+        assert plan_prompts(sizes, 32, 0.5, seed=3)[0].shares == wanted
+        assert not plan_prompts(sizes, 32, 0.5, seed=3)[1]
+    _, note = plan_prompts({"harmful": 4, "benign": 90, "": 10}, 32, 0.5, seed=3)
+    assert "say no side" in note
+    assert "not 32: there are 4 prompts that are harmful and" in note
 
 
 # ---- runs ----
@@ -404,6 +441,61 @@ def test_stop_keeps_what_is_done_and_resume_ends_as_if_never_stopped(workspace, 
     assert [one.name for one in again.checkpoints()] == ["checkpoint-2", "checkpoint-4"], "that of the stop is not kept for good"
 
 
+def test_stop_within_an_update_undoes_it_and_resume_ends_as_if_never_stopped(workspace, data, tiny_model, monkeypatch):
+    """Before the first optimizer step, and after one of the second agent: the checkpoint is that of the iteration before, bit for bit."""
+    import torch
+
+    from core.lm import waltz_update
+
+    settings = {**FEW, "data": data, "model": str(tiny_model), "stage": 2, "stage2_iterations": 2, "rollout_batch": 4}
+    whole = execute(workspace, "waltzrl", settings)
+    wanted = torch.load(whole.checkpoints()[0] / "state.pt", weights_only=True)["optimizers"]
+    real, steps = waltz_update.Learner._step, []
+
+    for stopped_at in (0, 5):
+        run = create(workspace, workspace.plugins.method("waltzrl"), {**settings, "save_every": 100})
+        steps.clear()
+
+        def stopping(self, *args, run=run, stopped_at=stopped_at):
+            second = any(read_iterations(run.dir))
+            if second and len(steps) == stopped_at:
+                (run.dir / "stop").touch()
+            made = real(self, *args)
+            steps.extend([self.role] * second)
+            return made
+
+        monkeypatch.setattr(waltz_update.Learner, "_step", stopping)
+        with pytest.raises(StopRequested):
+            execute(workspace, "waltzrl", settings, run)
+        assert steps == ["conversation", "conversation", "conversation", "conversation", "feedback"][:stopped_at], "at the next pass"
+        assert len(list(read_iterations(run.dir))) == 1
+        assert [one.name for one in run.checkpoints()] == ["checkpoint-1"]
+        kept = torch.load(run.checkpoints()[0] / "state.pt", weights_only=True)["optimizers"]
+        for role in AGENTS:
+            files = [(one.checkpoints()[0] / role / "adapter_model.safetensors").read_bytes() for one in (run, whole)]
+            assert files[0] == files[1]
+            tensors = [[tensor for place in state[role]["state"].values() for tensor in place.values()] for state in (kept, wanted)]
+            assert all(torch.equal(one, other) for one, other in zip(*tensors, strict=True))
+        monkeypatch.setattr(waltz_update.Learner, "_step", real)
+        (run.dir / "stop").unlink()
+        again = execute(workspace, "waltzrl", settings, run)
+        equal(losses(again), losses(whole))
+        assert [one.model_dump() for one in read_episodes(again.dir)] == [one.model_dump() for one in read_episodes(whole.dir)]
+
+
+def test_stop_is_seen_before_each_pass_of_an_update(tiny_model, workspace, data):
+    """Also in those that only measure: all of them together may take longer than a stop is waited for."""
+    from core.lm.waltz_update import Room
+
+    agents = agents_on(tiny_model, workspace)
+    texts = rolled_out(agents, workspace, data).texts("conversation")
+    learner, asked = learner_of(agents, "conversation", ppo_epochs=1, minibatches=1), []
+    learner.room, learner.stop_if_asked = Room(1, 0), lambda: asked.append(1)
+    learner.learn(texts, 1)
+    passes = len(texts.strands)
+    assert len(asked) >= passes + 2 * -(-passes // 2)
+
+
 @pytest.mark.kill
 def test_kill_9_and_resume_repeats_the_uninterrupted_run(workspace, data, tiny_model):
     settings = {**FEW, "data": data, "model": str(tiny_model), "stage1_iterations": 4, "stage2_iterations": 8, "save_every": 2}
@@ -414,7 +506,7 @@ def test_kill_9_and_resume_repeats_the_uninterrupted_run(workspace, data, tiny_m
     wait_for(lambda: run.state == "lost", "the loss to show")
     assert len(losses(run)) < len(wanted), "killed before it was done"
     resume(workspace, run)
-    assert finish(workspace, run, 120) == "succeeded", run.log_tail()
+    assert finish(workspace, run) == "succeeded", run.log_tail()
     equal(losses(run), wanted)
     assert [one.iteration for one in read_episodes(run.dir)] == [number for number in range(1, 13) for _ in range(6)]
 
@@ -563,27 +655,35 @@ def test_one_of_a_group_of_settings_can_be_given_alone(workspace, data, tiny_mod
 # ---- a game with a known best play ----
 
 
-def game(workspace, folder, seed, alpha, iterations=16):
+def game(workspace, model, folder, seed, alpha, iterations=8):
     """Share of good last replies in the last quarter of a training of the feedback agent."""
-    model = make_game(folder / f"game-{seed}", seed)
     rows = write(folder / f"prompts-{seed}.jsonl", [GuardExample(prompt=one, labels=Labels(request="harmful")) for one in PROMPTS])
     run = execute(workspace, "waltzrl", {
-        "data": rows, "model": str(model), "stage": 1, "stage1_iterations": iterations, "rollout_batch": 4, "samples": 16,
-        "max_new_tokens": 3, "max_feedback_tokens": 3, "judge": "named", "lr": 0.005, "ppo_epochs": 2, "minibatches": 2, "batch_size": 64,
+        "data": rows, "model": str(model), "stage": 1, "stage1_iterations": iterations, "rollout_batch": 4, "samples": 32,
+        "max_new_tokens": 3, "max_feedback_tokens": 3, "judge": "named", "lr": 0.007, "ppo_epochs": 2, "minibatches": 2, "batch_size": 64,
         "dir.alpha": alpha, "save_every": 1000, "seed": seed, "dtype": "float32", "device": "cpu", "lora_rank": 8})
     return run.report["stages"]["stage 1"]["values"]["conversation_reward"]
 
 
-LONG = os.environ.get("GUARDWALTZ_LONG")
-
-
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.skipif(not LONG, reason="GUARDWALTZ_LONG=1 plays more seeds")),
-                                  pytest.param(2, marks=pytest.mark.skipif(not LONG, reason="GUARDWALTZ_LONG=1 plays more seeds"))])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_game_is_solved_by_what_improvement_earns_and_not_without(seed, workspace, tmp_path):
-    paid, unpaid = (game(workspace, tmp_path, seed, alpha) for alpha in (0.65, 0.0))
-    assert paid["last_quarter"]["low"] > 0.9, paid
+    """Words are drawn at temperature 1 to the end, so that even the best play has slips."""
+    model = make_game(tmp_path / "game", seed)
+    paid, unpaid = (game(workspace, model, tmp_path, seed, alpha) for alpha in (0.65, 0.0))
+    assert paid["last_quarter"]["value"] > 0.9, paid
+    assert paid["last_quarter"]["low"] > 0.85, paid
     assert unpaid["last_quarter"]["high"] < 0.75, unpaid
     assert paid["difference"]["low"] > 0, paid
+
+
+def test_the_benchmark_compares_three_arrangements(tmp_path, monkeypatch, capsys):
+    from bench import waltz
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["bench.waltz", "--quick", "--episodes", "4", "--tokens", "6", "--device", "cpu"])
+    assert waltz.main() == 0
+    table = capsys.readouterr().out.rsplit("ours is", 1)[1]
+    assert all(name in table for name in (waltz.SINGLE, waltz.BATCHED, waltz.OURS))
 
 
 def test_what_resuming_and_asking_need_lies_in_the_folder(workspace, data, tiny_model):

@@ -107,6 +107,34 @@ def test_the_weighted_sum_pays_no_inflated_score():
     assert honest >= inflated
 
 
+def scored(score, unsafe):
+    return Feedback(text="", score=score, unsafe=unsafe, overrefuse=False)
+
+
+@pytest.mark.parametrize("after", [None, verdict(), verdict(unsafe=True)])
+def test_no_step_away_from_the_judge_pays_whatever_the_label_says(after):
+    """In closed form: alpha times the score, seen from the judge's side, where the label is right, and nothing where it is wrong."""
+    rule, scores = WeightedSumRule(alpha=0.5, beta=0.3, gamma=0.2), [0.0, 0.05, 0.25, 0.5, 0.75, 1.0]
+    for bad in (True, False):
+        for said in (True, False):
+            paid = [rule.terms(scored(score, said), verdict(unsafe=bad), after) for score in scores]
+            wanted = [(1 - score if bad else score) * (said == bad) for score in scores]
+            assert [one["safety"] for one in paid] == pytest.approx(wanted)
+            rest = paid[0][TOTAL] - 0.5 * wanted[0]
+            assert [one[TOTAL] for one in paid] == pytest.approx([rest + 0.5 * one for one in wanted])
+    assert rule.terms(scored(0.05, True), verdict(unsafe=True), verdict())[TOTAL] == pytest.approx(0.5 * 0.95 + 0.3 + 0.2)
+    assert rule.terms(scored(1.0, True), verdict(unsafe=True), verdict())[TOTAL] == pytest.approx(0.3 + 0.2)
+
+
+@given(st.floats(0, 0.5), st.floats(0, 1), st.booleans())
+def test_a_lie_about_an_unsafe_reply_earns_less_than_the_truth_even_where_the_revision_does_not_help(honest, inflated, helped):
+    rule = WeightedSumRule()
+    truth = rule.terms(scored(honest, True), verdict(unsafe=True), verdict(unsafe=not helped))
+    lie = rule.terms(scored(inflated, False), verdict(unsafe=True), None)
+    assert truth["safety"] >= 0.5 > lie["safety"] == 0
+    assert truth[TOTAL] > lie[TOTAL]
+
+
 @given(st.sampled_from(FAULTS), st.sampled_from(FAULTS), st.none() | st.sampled_from(FAULTS), st.booleans())
 def test_rewards_stay_in_their_bounds(before, said, after, readable):
     one = feedback(*said) if readable else Feedback(text="?", malformed="not JSON")

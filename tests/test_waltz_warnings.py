@@ -71,6 +71,26 @@ def test_scores_may_rise_together_with_the_labels():
     assert not warnings(history(40, lambda i: {"safety": 0.5, **dict.fromkeys(("score", "label_accuracy"), ramp(i, 1, 40, 0.4, 0.9))}))
 
 
+def test_rising_scores_of_unsafe_replies_are_inflation_even_where_the_labels_stay_right():
+    def rising(i):
+        return {"safety": 0.5, "label_accuracy": 0.9, "score": 0.5, "score_unsafe": 0.8 if i > 25 else 0.1}
+
+    (found,) = warnings(history(40, rising))
+    assert found.kind == "labels"
+    assert 23 <= found.since <= 27
+    assert "of unsafe replies 0.09 to 0.81" in found.numbers
+    assert not warnings(history(40, lambda i: {"safety": 0.5, "score_unsafe": 0.1, "score": ramp(i, 1, 40, 0.2, 0.9)}))
+
+
+def test_the_ledger_has_the_scores_of_unsafe_replies_apart():
+    episodes = [episode for _, some in iterations(6, 16, rule=WeightedSumRule()) for episode in some if not episode.left_out]
+    found = tally(episodes)["score_unsafe"]
+    scores = [0.0 if one.feedback.unsafe else 1.0 for episode in episodes for one in episode.rounds
+              if one.feedback and not one.feedback.malformed and one.verdict.unsafe]
+    assert found.n == len(scores) > 5
+    assert found.mean == pytest.approx(sum(scores) / len(scores))
+
+
 def test_label_inflation_is_looked_for_only_under_the_weighted_sum():
     kinds = {one.kind for one in checks(history(40, lambda i: {"score": ramp(i, 1, 40, 0.4, 0.9)}))}
     assert "labels" not in kinds
@@ -123,7 +143,7 @@ def test_columns_are_the_numbers_of_the_ledger():
     assert found.parts() == [(1, 0, 15), (2, 15, 30)]
     assert not found.has("conversation kl") or found.column("conversation kl").n[:15].sum() == 0
     assert {name for name, one in whole.items() if one.mean is not None and set(_values(name, episodes)) <= {0.0, 1.0}} - SHARES <= {
-        "score", "alignment", "safety", "reward", "feedback_reward"}
+        "score", "score_unsafe", "alignment", "safety", "reward", "feedback_reward"}
 
 
 def _values(name, episodes):

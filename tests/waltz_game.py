@@ -25,7 +25,7 @@ TEMPLATE = ("{% for message in messages %}{% if message['role'] == 'user' %}" + 
             "{% if add_generation_prompt %}" + SAY + "{% endif %}")
 
 
-def make_game(folder: Path, seed: int, steps: int = 100) -> Path:
+def make_game(folder: Path, seed: int, steps: int = 60) -> Path:
     """Write a model that knows how to play and not how to win."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

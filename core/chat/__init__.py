@@ -9,5 +9,6 @@ report.py      what is in a set, counted as rows stream by    saving.py      set
 seen.py        keys met before, on the disk                   near.py        near-duplicates by MinHash
 personal.py    personal data in a text                        rule.py        what a rule of check-data is
 row_rules.py   rules about single rows                        set_rules.py   rules about the whole set
+answer_rules.py  answers that differ, in the set and in each source
 checking.py    one pass over a set, its gates and its report  checked.py     how the newest check of a set ended
 """

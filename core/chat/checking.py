@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
+from core.chat.answer_rules import LEAST_DISTINCT, MOST_SAME, DiversityRule, RepeatedRule
 from core.chat.messages import agent_of, asked, read_chat, shape_problem
 from core.chat.personal import PersonalData
 from core.chat.row_rules import FormatRule, LengthRule, PersonalRule
 from core.chat.rule import Rule
-from core.chat.set_rules import DifficultyRule, DiversityRule, LabelRule, NearRule, OverlapRule, TwiceRule
+from core.chat.set_rules import DifficultyRule, LabelRule, NearRule, OverlapRule, TwiceRule
 from core.data import DataSource
 from core.files import replace_file
 from core.methods import Config, FromRun, UserError, setting
@@ -46,8 +47,11 @@ class CheckConfig(Config):
     """Share of rows that may ask nearly the same as an earlier one."""
     similarity: float = setting(0.8, ge=0.5, le=1, advanced=True)
     """From this Jaccard similarity of their character 5-grams on, two texts are nearly the same."""
-    min_distinct_answers: float = setting(0.5, ge=0, le=1)
-    """Least share of answers that are different ones. Conversations only: feedback is made of few sentences on purpose."""
+    min_distinct_answers: float = setting(LEAST_DISTINCT, ge=0, le=1)
+    """Least share of answers that are different ones, in the set and in each source of it that has 20 rows. Conversations only: feedback
+    is made of few sentences on purpose."""
+    max_same_answer: float = setting(MOST_SAME, ge=0, le=1)
+    """Share of the rows that may have one and the same answer; 10 rows always may. Conversations only."""
 
 
 class Offences:
@@ -84,9 +88,10 @@ def check_set(source: DataSource, config: CheckConfig, run: ActiveRun, tokens: C
 def _checked(source: DataSource, config: CheckConfig, run: ActiveRun, tokens: Callable[[ChatExample], int] | None,
              offend: Offences) -> dict[str, Any]:
     form, overlap = FormatRule(source.path.name, source.path.stat().st_size, offend), OverlapRule(offend)
+    diversity = DiversityRule(config.min_distinct_answers, offend)
     rules: list[Rule] = [
         PersonalRule(config.max_personal, offend), TwiceRule(offend), NearRule(config.max_near_duplicates, config.similarity, offend),
-        DiversityRule(config.min_distinct_answers, offend), DifficultyRule(config.min_class_share),
+        diversity, RepeatedRule(config.max_same_answer, diversity, offend), DifficultyRule(config.min_class_share),
         LengthRule(config.max_length, "tokens" if tokens else "words", tokens or words_of, offend), overlap]
     labels: list[Rule] = [LabelRule(label, config.min_class_share) for label in ("unsafe", "overrefuse")]
     try:

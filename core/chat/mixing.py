@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import field_validator
 
+from core.chat.answer_rules import JUDGED_ROWS, LEAST_DISTINCT, Answers, OfSource, may_repeat
 from core.chat.balance import Draw, lot
 from core.chat.held_out import HeldOut
 from core.chat.messages import Agent, agent_of, answer_of
@@ -76,6 +77,8 @@ class Given:
     marked_test: int = 0
     taken: int = 0
     held_out: int = 0
+    answers: OfSource | None = None
+    """Of the rows that may be drawn; None for feedback, which is made of few sentences on purpose."""
 
     @property
     def usable(self) -> int:
@@ -86,7 +89,17 @@ class Given:
     def record(self) -> dict[str, Any]:
         """For the report."""
         return {"source": self.source.name, "share": self.share, "rows": self.rows, "duplicates": self.duplicates,
-                "marked_test": self.marked_test, "taken": self.taken, "held_out": self.held_out}
+                "marked_test": self.marked_test, "taken": self.taken, "held_out": self.held_out,
+                **({"distinct_answers": self.answers.distinct} if self.answers else {})}
+
+    @property
+    def trap(self) -> str:
+        """A sentence where the source says few things again and again, which the mixed set would hide; else ""."""
+        found = self.answers
+        if found is None or found.rows < JUDGED_ROWS or (found.share >= LEAST_DISTINCT and found.most <= may_repeat(found.rows)):
+            return ""
+        return (f"{self.source.name} has {found.words}, one of them in {found.most:,}: a model learns to repeat them, whatever is asked, "
+                "and rows of other sources beside them only hide it. Look at it with check-data, give it a smaller share, or leave it out.")
 
 
 @dataclass
@@ -99,8 +112,16 @@ class AgentMix:
 
     def survey(self) -> None:
         """Count the rows of each source. A row that stands in two of them counts for the first."""
-        for _ in self._rows(count=True):
-            pass
+        answers = Answers()
+        try:
+            for one in self._rows(count=True):
+                if self.agent == "conversation":
+                    answers.add(str(one.place), one.row, answer_of(one.example))
+            by_place = {int(found.source): found for found in answers.sources()}
+        finally:
+            answers.close()
+        for place, given in enumerate(self.sources):
+            given.answers = by_place.get(place)
 
     def plan(self, count: int) -> None:
         """How many rows each source gives: all, or the largest set that keeps the shares (largest remainder first)."""

@@ -1,4 +1,4 @@
-"""Rules of check-data about the set as a whole: nothing twice, answers that differ, labels and difficulties in balance, no test rows."""
+"""Rules of check-data about the set as a whole: nothing twice, labels and difficulties in balance, no test rows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import sqlite3
 from collections import Counter
 from typing import Any
 
-from core.chat.messages import agent_of, answer_of, asked
+from core.chat.messages import answer_of, asked
 from core.chat.near import NearDuplicates
-from core.chat.personal import PersonalData
 from core.chat.rule import Offend, Rule, counted
 from core.chat.seen import Seen
 from core.gates import Gate
@@ -79,54 +78,6 @@ class NearRule(Rule):
     def close(self) -> None:
         """Remove the file."""
         self._index.close()
-
-
-class DiversityRule(Rule):
-    """Enough different answers. Feedback is made of labels and few sentences on purpose: there the number is told, not judged."""
-
-    name = "answer diversity"
-
-    def __init__(self, least: float, offend: Offend) -> None:
-        self._least, self._offend, self._rows, self._feedback = least, offend, 0, 0
-        self._db = sqlite3.connect("")
-        self._db.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, count INTEGER, line INTEGER, text TEXT) WITHOUT ROWID")
-
-    def see(self, line: int, example: ChatExample) -> None:
-        """Count the answer."""
-        self._rows += 1
-        answer = answer_of(example)
-        self._feedback += agent_of(example) == "feedback"
-        self._db.execute("INSERT INTO answers VALUES (?, 1, ?, ?) ON CONFLICT (key) DO UPDATE SET count = count + 1",
-                         (prompt_key(answer), line, answer[:120]))
-
-    def gate(self) -> Gate:
-        """At least a share of the answers are different ones."""
-        distinct = self._distinct()
-        why = f"{plural(distinct, 'distinct answer')} in {plural(self._rows, 'row')}."
-        if self._rows and self._feedback > self._rows / 2:
-            return counted("Different answers", None, 0, least=self._least, why=f"not judged for feedback; {why}")
-        share = distinct / self._rows if self._rows else None
-        if share is not None and share < self._least:
-            why += " A model that learns from them learns to repeat these answers, whatever is asked."
-            for answer in self._common():
-                self._offend(self.name, answer["line"], f"this answer stands in {answer['count']:,} rows", None)
-        return counted("Different answers", share, self._rows, least=self._least, why=why)
-
-    def details(self) -> dict[str, Any]:
-        """How many distinct answers, and the most frequent ones (the first letters, masked)."""
-        return {"distinct": self._distinct(), "most_frequent": self._common()}
-
-    def _distinct(self) -> int:
-        return int(self._db.execute("SELECT COUNT(*) FROM answers").fetchone()[0])
-
-    def _common(self) -> list[dict[str, Any]]:
-        found = self._db.execute("SELECT line, count, text FROM answers WHERE count > 1 ORDER BY count DESC, line LIMIT 10")
-        finder = PersonalData()
-        return [{"line": line, "count": count, "text": finder.hide(text)} for line, count, text in found]
-
-    def close(self) -> None:
-        """Remove the file."""
-        self._db.close()
 
 
 class DifficultyRule(Rule):

@@ -17,6 +17,7 @@ waltz_prompts.py    prompts on the disk, split guard, plan     waltz_rollouts.py
 waltz_texts.py      what was said, as strands and passes       waltz_head.py        log-probabilities and entropies
 waltz_loss.py       advantages, clip                           waltz_update.py      one agent learns
 waltz_loop.py       iterations, stages, curves                 waltz_checkpoint.py  what resuming needs
+waltz_undo.py       an update that is stopped on the way
 waltz_check.py, waltz_report.py, waltz_card.py                 core/lm/agents.py    two adapters over one base
 """
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,8 @@ from core.lm.sft_callbacks import SAVE_EVERY, peak_memory
 from core.lm.waltz import Stage, WaltzJob
 from core.lm.waltz_checkpoint import begin_stage, newest_checkpoint, restore_checkpoint, same_start, save_checkpoint
 from core.lm.waltz_rollouts import Rollout, roll_out
-from core.lm.waltz_update import CPU_PASS, Learner, NotANumber, Room
+from core.lm.waltz_undo import BeforeUpdate
+from core.lm.waltz_update import CPU_PASS, Learner, NotANumber, Room, estimated, first_line, is_memory
 from core.methods import UserError
 from core.waltz.ledger import (
     EPISODES,
@@ -104,7 +107,8 @@ class Loop:
         self._room = self._room or Room(job.batch_size, CPU_PASS if self._device.type == "cpu" else 0)
         recompute = self._recompute()
         self._learners = {role: Learner(agents=self.agents, role=role, rule=job, room=self._room, narrow=self.narrow, recompute=recompute,
-                                        notice=lambda text: self.run.notice(text, "warning"), need=lambda: job.need(str(self._device)))
+                                        notice=lambda text: self.run.notice(text, "warning"), need=lambda: job.need(str(self._device)),
+                                        stop_if_asked=self.run.stop_if_asked)
                           for role in stage.learning}
         self._stage = stage
         if resumed and folder is not None:
@@ -137,12 +141,14 @@ class Loop:
         for iteration in range(self.done + 1, stage.last + 1):
             try:
                 self.run.stop_if_asked()
-                rollout = self._played(iteration, stage)
-            except StopRequested:  # what was played of this iteration is given up; resuming does it again
+                with self._memory("playing and judging", "Use a smaller rollout_batch, shorter answers"):
+                    rollout = self._played(iteration, stage)
+                self._refuse_silence(iteration, rollout)
+                with self._memory("learning", "Use a smaller lora_rank, shorter answers"):
+                    line = self._learned(iteration, stage, rollout)
+            except StopRequested:  # what was played and learned of this iteration is given up; resuming does it again
                 self._keep(planned=False)
                 raise
-            self._refuse_silence(iteration, rollout)
-            line = self._learned(iteration, stage, rollout)
             episodes.add(*(PlayedEpisode(iteration=iteration, episode=episode) for episode in rollout.episodes))
             ledger.add(line)
             self.done = iteration
@@ -173,10 +179,14 @@ class Loop:
     def _learned(self, iteration: int, stage: Stage, rollout: Rollout) -> Iteration:
         began = time.perf_counter()
         made: dict[str, AgentStep] = {}
+        before = BeforeUpdate(self._learners.values())
         for role, learner in self._learners.items():
             self._tell(f"{role} agent learns")
             try:
                 made[role] = learner.learn(rollout.texts(role), iteration)
+            except StopRequested:
+                before.put_back()
+                raise
             except NotANumber as error:
                 raise UserError(f"{error} in iteration {iteration}; {self._last_good()} Use a smaller learning_rate than "
                                 f"{self.job.learning_rate:g}, or dtype=float32.") from None
@@ -185,6 +195,17 @@ class Loop:
                          left_out=sum(bool(one.left_out) for one in rollout.episodes), why_left_out=why_left_out(rollout.episodes),
                          values=tally(rollout.episodes), outcomes=count_outcomes(rollout.episodes), agents=made, seconds=seconds,
                          memory_bytes=peak_memory())
+
+    @contextmanager
+    def _memory(self, doing: str, advice: str) -> Iterator[None]:
+        """Where memory runs out and nothing can be halved, the estimate and what helps."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_memory(error):
+                raise
+            raise UserError(f"Out of memory while {doing} ({first_line(error)}).{estimated(self.job.need(str(self._device)))} {advice}, "
+                            "tuning=qlora or a smaller model, and resume.") from error
 
     def _last_good(self) -> str:
         found = newest_checkpoint(self.run)

@@ -136,15 +136,22 @@ def _order(count: int, seed: str) -> array[int]:
 
 def plan_prompts(sizes: dict[Pool, int], prompts: int, benign_share: float, seed: int) -> tuple[PromptPlan, str]:
     """(the plan, a sentence where it is not what was asked for, or ""). sizes: {pool: prompts}, at least one of them."""
-    if set(sizes) == set(SIDES):
-        benign = min(max(round(prompts * benign_share), 0), prompts)
-        wanted = {pool: count for pool, count in (("harmful", prompts - benign), ("benign", benign)) if count}
-    else:  # one pool, or prompts that do not say what they are there for: each as often as there are of it
-        total = sum(sizes.values())
-        wanted = {pool: max(1, round(prompts * count / total)) for pool, count in sizes.items()}
+    total, unsaid = sum(sizes.values()), sizes.get("", 0)
+    sides = [pool for pool in SIDES if sizes.get(pool)]
+    odd = prompts * (not sides)
+    if sides and unsaid:  # prompts that do not say what they are there for: as often as there are of them
+        odd = min(prompts - 1, max(1, round(prompts * unsaid / total)))
+    said = prompts - odd
+    benign = said * (sides == ["benign"]) if len(sides) < 2 else min(max(round(said * benign_share), 0), said)
+    wanted = {pool: count for pool, count in (("harmful", said - benign), ("benign", benign), ("", odd)) if count}
     shares = {pool: min(count, sizes[pool]) for pool, count in wanted.items()}
     plan = PromptPlan(dict(sizes), shares, seed)
+    notes = []
+    if len(sides) > 1 and unsaid:
+        count = {pool: shares.get(pool, 0) for pool in (*SIDES, "")}
+        notes.append(f"Of {total:,} prompts {unsaid:,} say no side: {count['']} of the {plan.prompts} in an iteration. benign_share splits "
+                     f"the others: {count['harmful']} harmful, {count['benign']} benign.")
     if plan.prompts < prompts:
         held = " and ".join(f"{plural(sizes[pool], 'prompt')} {'of no known side' if not pool else f'that are {pool}'}" for pool in wanted)
-        return plan, f"An iteration plays {plan.prompts} prompts, not {prompts}: there are {held}."
-    return plan, ""
+        notes.append(f"An iteration plays {plan.prompts} prompts, not {prompts}: there are {held}.")
+    return plan, " ".join(notes)

@@ -80,6 +80,8 @@ class Learner:
     notice: Callable[[str], None]
     need: Callable[[], int | None] = lambda: None
     """What the estimate says, in bytes; for the words when memory runs out."""
+    stop_if_asked: Callable[[], None] = lambda: None
+    """Raises where somebody wants the run to stop; asked before each pass. What the update has changed by then is the caller's to undo."""
     weights: list[Tensor] = field(default_factory=list)
     optimizer: Any = None
     tree: bool = False
@@ -93,7 +95,7 @@ class Learner:
         self.tree = can_pack(base.config, base.device.type)
 
     def learn(self, texts: Texts, iteration: int) -> AgentStep:
-        """Change the agent's weights by what it said. UserError when the loss is no number, or when memory does not do."""
+        """Change the agent's weights by what it said. UserError when memory does not do, NotANumber, or what `stop_if_asked` raises."""
         if not len(texts):
             return AgentStep(learned=False, why="it wrote nothing from which something could be learned")
         with tree_attention(self.agents.base_model, self.tree), self._format():
@@ -127,6 +129,7 @@ class Learner:
 
         def look() -> None:
             for strands in self._maker(LOOK).passes(texts.strands):
+                self.stop_if_asked()
                 inputs, places = self._inputs(texts, strands, LOOK)
                 chances[places], entropies[places] = measured(model, inputs)
 
@@ -152,6 +155,7 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             found[:] = [0.0, 0]
             for group in self._maker().passes(strands):
+                self.stop_if_asked()
                 inputs, places = self._inputs(texts, group)
                 surrogate = clipped_surrogate(log_probabilities(model, inputs), old[places], advantages[places], self.rule.clip)
                 loss = surrogate.losses.sum() / tokens
@@ -194,11 +198,10 @@ class Learner:
             work()
             return
         except (RuntimeError, MemoryError) as error:
-            if not _is_memory(error):
+            if not is_memory(error):
                 raise
-            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no message"
-        need = self.need()
-        estimate = f" The estimate is {size(need)} of memory." if need else ""
+            reason = first_line(error)
+        estimate = estimated(self.need())
         if self.room.halved or self.room.most <= 1:
             raise UserError(f"Out of memory with {self.room.most} episodes at once ({reason}).{estimate} Use shorter answers, "
                             "activation_checkpointing=on, tuning=qlora or a smaller model, and resume.")
@@ -212,7 +215,7 @@ class Learner:
         try:
             work()
         except (RuntimeError, MemoryError) as error:
-            if not _is_memory(error):
+            if not is_memory(error):
                 raise
             raise UserError(f"Out of memory again with {self.room.most} episodes at once ({reason}).{estimate} Use shorter answers, "
                             "activation_checkpointing=on, tuning=qlora or a smaller model, and resume.") from None
@@ -257,6 +260,18 @@ def _recomputing(base: Any, on: bool) -> Iterator[None]:
             base.activation_checkpointing_disable()
 
 
-def _is_memory(error: BaseException) -> bool:
+def is_memory(error: BaseException) -> bool:
+    """Does it say that memory has run out, on a GPU or a CPU?"""
     text = str(error).lower()
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "can't allocate memory" in text
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, for a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else "no message"
+
+
+def estimated(need: int | None) -> str:
+    """A sentence with the estimate, or "" where there is none."""
+    return f" The estimate is {size(need)} of memory." if need else ""

@@ -107,6 +107,7 @@ def tally(episodes: Sequence[Episode]) -> dict[str, Spread]:
     unsafe, unsafe_first                        last (first) replies that are unsafe; of prompts that are not known to be benign
     overrefuse, overrefuse_first                the same for over-refusal, of prompts that are not known to be harmful
     score                                       how safe a feedback that can be read calls its reply: its score, else its label as 0 or 1
+    score_unsafe                                the same, of replies that the judge calls unsafe
     label_accuracy, format_rate                 of feedbacks
     reply_tokens, revision_tokens, feedback_tokens, cut
     """
@@ -124,7 +125,9 @@ def tally(episodes: Sequence[Episode]) -> dict[str, Spread]:
     for name, place in (("", -1), ("_first", 0)):
         found[f"unsafe{name}"] = spread(_verdict(episode, place, "unsafe") for episode in counted if episode.side != "benign")
         found[f"overrefuse{name}"] = spread(_verdict(episode, place, "overrefuse") for episode in counted if episode.side != "harmful")
-    found["score"] = spread(label_score(one.feedback) for one in feedbacks if one.feedback is not None and not one.feedback.malformed)
+    scores = [(label_score(one.feedback), one.verdict) for one in feedbacks if one.feedback is not None and not one.feedback.malformed]
+    found["score"] = spread(score for score, _ in scores)
+    found["score_unsafe"] = spread(score for score, verdict in scores if verdict is not None and verdict.unsafe)
     found["label_accuracy"] = spread(one.terms[LABEL] for one in feedbacks if LABEL in one.terms)
     found["format_rate"] = spread(one.terms[FORMAT] for one in feedbacks if FORMAT in one.terms)
     found["reply_tokens"] = spread(episode.rounds[0].reply.tokens for episode in counted)

@@ -7,7 +7,8 @@
     R_f          = alpha * R_DIR * [R_label = 1] + lambda * R_label + gamma * R_format
 
     weighted sum = alpha * Safety + beta * Helpfulness + gamma * Alignment, each in [0, 1]:
-        Safety       the score f_t gives the reply, times [its label on safety is the judge's]: inflating it does not pay
+        Safety       the score f_t gives the reply, counted from the judge's side, times [its label on safety is the judge's]: of a reply
+                     that the judge calls unsafe it is 1 - score, since a plain product would pay for every step up there as well
         Helpfulness  1 if the judge does not call the last reply an over-refusal
         Alignment    1 if the agents agree in the end: f_t asked for nothing, or the judge finds the fault that f_t named gone
 
@@ -68,7 +69,8 @@ class WeightedSumRule:
         last = before if after is None else after
         if before.good is None or last.good is None:
             return None
-        safety = label_score(feedback) * float(not feedback.malformed and feedback.unsafe == before.unsafe)
+        score = 1.0 - label_score(feedback) if before.unsafe else label_score(feedback)
+        safety = score * float(not feedback.malformed and feedback.unsafe == before.unsafe)
         gone = not (feedback.unsafe and last.unsafe) and not (feedback.overrefuse and last.overrefuse)
         alignment = float(not feedback.malformed and (not feedback.triggers or (after is not None and gone)))
         helpfulness = float(not last.overrefuse)

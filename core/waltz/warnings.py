@@ -6,7 +6,7 @@ intervals leave no doubt. It warns of what holds now: `since` is the iteration f
     triggers     the feedback agent asks for a revision of nearly every reply, of good ones too
     refusals     refusal collapse: over-refusal rises while unsafe falls
     length       replies, revisions or feedbacks drift away from the length they had
-    labels       label inflation under weighted_sum: the scores rise while the labels agree less with the judge
+    labels       label inflation under weighted_sum: the scores of unsafe replies rise, or all do while the labels agree less with the judge
     entropy      an agent says nearly the same each time: nothing is left to learn from
 """
 
@@ -159,13 +159,17 @@ class _Scan:
                        f"{then.value:.0f} to {now.value:.0f} tokens ({signed(moved)})")
 
     def labels(self, begin: int, end: int) -> _Looked | None:
-        """Scores above, agreement with the judge below what they were."""
+        """Scores above, agreement with the judge below what they were; or scores above of replies that the judge calls unsafe."""
         score, score_then = self._now_and_then("score", begin, end)
         right, right_then = self._now_and_then("label_accuracy", begin, end)
         if score.value is None or score_then.value is None or not right.n or not right_then.n:
             return None
-        return _Looked(above(score, score_then) and above(right_then, right),
-                       f"mean score {score_then.value:.2f} to {score.value:.2f}, labels right {percent(right_then)} to {percent(right)}")
+        unsafe, unsafe_then = self._now_and_then("score_unsafe", begin, end)
+        of_unsafe = "" if unsafe.value is None or unsafe_then.value is None else (
+            f", of unsafe replies {unsafe_then.value:.2f} to {unsafe.value:.2f}")
+        return _Looked(above(unsafe, unsafe_then) or (above(score, score_then) and above(right_then, right)),
+                       f"mean score {score_then.value:.2f} to {score.value:.2f}{of_unsafe}, "
+                       f"labels right {percent(right_then)} to {percent(right)}")
 
     def entropy(self, role: str, begin: int, end: int) -> _Looked | None:
         """Below COLLAPSED of what it was, beyond the interval."""
