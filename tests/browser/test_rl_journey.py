@@ -11,7 +11,7 @@ from core.waltz.rewards import outcome
 from core.waltz.warnings import checks
 from tests.browser.driving import LONG, WAIT, fits_the_phone
 from tests.mining_runs import folder
-from tests.waltz_runs import add_iterations, waltz_run
+from tests.waltz_runs import add_iterations, agent_evaluation, waltz_run
 
 pytestmark = pytest.mark.browser
 LINES = "table[aria-label=episodes] tbody tr"
@@ -82,6 +82,17 @@ def test_a_run_that_goes_on_is_followed(new_page, app):
     expect(page.locator(".gw-waltz")).to_contain_text("5 so far", timeout=WAIT)
     page.get_by_role("button", name="Show them").click()
     expect(page.locator("[data-act=outcome][data-value='']")).to_have_text("all 40", timeout=WAIT)
+
+
+def test_the_board_comes_when_the_run_has_been_evaluated(new_page, app):
+    run = waltz_run(app.workspace, "waltzrl-0008", count=3, batch=8)
+    page = new_page(f"/rl?run={run.id}")
+    board = page.locator(".gw-board")
+    expect(board).to_contain_text("Not measured yet", timeout=LONG)
+    expect(board.locator(".js-plotly-plot")).to_have_count(0)
+    agent_evaluation(app.workspace, ["embedded", f"waltz:{run.id}"], "agent-eval-0001")
+    expect(board.locator(".js-plotly-plot")).to_have_count(1, timeout=LONG)
+    expect(board).to_contain_text("agent-eval-0001: numbers, gates, exchanges")
 
 
 def test_a_prompt_of_ones_own(new_page, run):
