@@ -106,6 +106,17 @@ def test_a_prompt_of_ones_own(new_page, run):
         expect(talk).to_contain_text(words)
 
 
+def test_a_prompt_of_the_run_brings_its_side_along(new_page, run):
+    place, one = next((place, one.episode) for place, one in enumerate(read_episodes(run.dir)) if one.episode.side == "benign")
+    page = new_page(f"/rl?run={run.id}&episode={place}")
+    page.get_by_role("link", name="Try it", exact=True).click(timeout=LONG)
+    expect(page.locator("#try-it")).to_be_in_viewport()
+    page.get_by_role("link", name="Try this prompt").click()
+    expect(page.locator(".gw-try textarea").last).to_have_value(one.prompt, timeout=WAIT)
+    expect(page.locator(".gw-try-settings input").last).to_have_value("benign", timeout=WAIT)
+    expect(page.locator("#try-it")).to_be_in_viewport()
+
+
 def test_other_runs_keep_their_view_and_the_page_fits_a_phone(new_page, app, run):
     plain = folder(app.workspace, "grpo-0001", "grpo", {"model": "run:rsft-0001"}, stage="rl")
     page = new_page(f"/rl?run={plain.id}")
