@@ -24,6 +24,9 @@ class Mix(Method):
     lane = "instant"
     makes = ("data",)
     resumable = False
+    presets = {"any-size": {"held_out": 500, "held_out_share": 0.1}, "seed-plan": {"held_out": 500, "held_out_share": 0.2}}
+    preset_help = {"any-size": "500 rows of each agent are held out, at most a tenth of them.",
+                   "seed-plan": "The seeds' plan: 500 rows of each agent are held out, also of their 3,000."}
 
     class Config(MixConfig):
         """Which sets, in which shares, and how many rows are kept out of training."""

@@ -15,7 +15,7 @@ from core.chat.labelled import Verdicts, feedback_row, verdicts
 from core.chat.messages import agent_of, asked, conversation, shape_problem
 from core.data import chat_sets, find_chat, find_data, stream_chat
 from core.lineage import ancestors
-from core.methods import FromRun, UserError
+from core.methods import FromRun, UserError, with_preset
 from core.records import ChatExample, GuardExample, Labels, read_jsonl, read_records
 from core.rows import BadRow
 from core.runs import REPOSITORY, Workspace
@@ -341,6 +341,14 @@ def test_a_mix_keeps_the_shares_and_no_row_twice(workspace, tmp_path):
     everything = execute(workspace, "mix", {"sources": sources})
     assert everything.report["rows"] == 350
     assert execute(workspace, "mix", {"sources": sources, "count": 70}).report["rows"] == 70
+
+
+def test_the_seeds_plan_holds_out_500_of_3000_rows(workspace, tmp_path):
+    source = write(tmp_path / "one.jsonl", talks("one", 3000))
+    for preset, expected in (("any-size", 300), ("seed-plan", 500)):
+        settings = with_preset(workspace.plugins.method("mix"), preset, {"sources": [source]})
+        rows = rows_of(execute(workspace, "mix", settings), "conversation")
+        assert sum(row.split == "validation" for row in rows) == expected
 
 
 def test_a_prompt_that_one_agent_is_measured_on_is_not_learned_by_the_other(workspace, tmp_path):

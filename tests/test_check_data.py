@@ -160,13 +160,15 @@ def test_rows_that_cannot_be_learned_from_are_named(workspace, tmp_path):
 
 
 PERSONAL = {"e-mail address": "jane.roe@meadow-bakery.org", "phone number": "+44 20 7946 0958", "card number": "4111 1111 1111 1111",
-            "account number": "GB82 WEST 1234 5698 7654 32", "address of a machine": "8.8.4.4", "social security number": "536-90-4399"}
+            "account number": "GB82 WEST 1234 5698 7654 32", "address of a machine": "8.8.4.4", "social security number": "536-90-4399",
+            "passport number": "C01X00T47", "driver's licence number": "S514-172-80-844-0", "birth date": "1984-03-09"}
 
 
 def test_personal_data_is_found_named_and_never_repeated(workspace, tmp_path):
     rows = [talk(number) for number in range(len(PERSONAL) + 20)]
-    for row, text in zip(rows, PERSONAL.values(), strict=False):
-        row.messages[-1]["content"] = f"Write to {text} about it, please."
+    words = {"passport number": "passport", "driver's licence number": "driver's license", "birth date": "date of birth"}
+    for row, (kind, text) in zip(rows, PERSONAL.items(), strict=False):
+        row.messages[-1]["content"] = f"Write to {words.get(kind, '')} {text} about it, please."
     rows[-1].messages[0]["content"] = f"{PERSONAL['e-mail address']} {'far too long ' * 1600}"
     verdicts, report, run = checked(workspace, tmp_path, rows)
     assert verdicts["personal data"] == "FAIL"
@@ -175,7 +177,7 @@ def test_personal_data_is_found_named_and_never_repeated(workspace, tmp_path):
     assert rule["offending"] == len(PERSONAL) + 1
     written = "".join(path.read_text() for path in run.dir.iterdir() if path.is_file())
     assert not [text for text in PERSONAL.values() if text in written]
-    assert "e-mail address in message 2, letters 10 to 35: j***.***@******-******.***" in written
+    assert "e-mail address in message 2, letters 11 to 36: j***.***@******-******.***" in written
     assert checked(workspace, tmp_path, rows, max_personal=len(PERSONAL) + 1)[0]["personal data"] == "PASS"
 
 
@@ -183,8 +185,22 @@ def test_everyday_numbers_are_not_personal():
     finder = PersonalData()
     for text in ("Growth was 14% in Q2 2023, from 4.2M to 4.8M.", "Order #RT-58921 came in 5-7 days.", "Version 3.11.2 costs $85,000.",
                  "See RFC 2119, section 3.", "Call foo(1, 2, 3) at line 1234567.", "Write to you@example.com from 10.0.0.1 or 192.0.2.7.",
-                 "4111 1111 1111 1112 and 000-12-3456 have wrong digits.", "a::b, std::map, 12:34:56", "trademark #85672341"):
+                 "4111 1111 1111 1112 and 000-12-3456 have wrong digits.", "a::b, std::map, 12:34:56", "trademark #85672341",
+                 "Order C01X00T47, made on 1984-03-09.",
+                 "A passport costs 165 dollars and takes 6 to 8 weeks.", "A driving licence class B, renewed every 15 years",
+                 "Bach was born on 21 March 1685.", "born in 1984", "Her passport is a document; call line 1234567 about it."):
         assert finder.find(text) == [], text
+
+
+@pytest.mark.parametrize("text, kind, found", [
+    ("My passport number is 912803456.", "passport number", "912803456"), ("Passport No: C01X00T47", "passport number", "C01X00T47"),
+    ("passport (US) x1234567, valid", "passport number", "x1234567"),
+    ("Driver’s license # D1234567 of California", "driver's licence number", "D1234567"),
+    ("driving licence MORGA753116SM9IJ", "driver's licence number", "MORGA753116SM9IJ"),
+    ("She was born on 12 May 1990 in Oslo", "birth date", "12 May 1990"), ("DOB: 12/05/1990", "birth date", "12/05/1990"),
+    ("his birthday, March 3rd, 2001, is", "birth date", "March 3rd, 2001"), ("Date of birth 1984.03.09", "birth date", "1984.03.09")])
+def test_what_has_no_check_digits_is_known_by_the_words_before_it(text, kind, found):
+    assert [(one.kind, text[one.start:one.end]) for one in PersonalData().find(text)] == [(kind, found)]
 
 
 @given(st.text())

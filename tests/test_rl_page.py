@@ -1,9 +1,11 @@
 """The RL page without a browser: files that grow, the filters, why each word earned what it did, what is shown and blurred."""
 
+import html as html_words
 import itertools
 import random
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,16 +15,18 @@ from core.answer_log import AnswerLog
 from core.methods import UserError
 from core.records import Episode, Round, Verdict
 from core.runs import Workspace
-from core.ui import rl_index, rl_page, rl_plots, rl_view
+from core.ui import rl_board, rl_index, rl_page, rl_plots, rl_view
 from core.ui.address import read_view
+from core.ui.agents_plot import board_figure
 from core.ui.episode_view import exchange
+from core.ui.evaluation_agents import board_of
 from core.ui.rl_episodes import iterations_of, wanted_of
 from core.ui.rl_index import Wanted, records_of
-from core.ui.rl_try import Talk, asked_of, choices
+from core.ui.rl_try import Talk, TryIt, asked_of, choices
 from core.waltz.ledger import EPISODES, LEDGER, Iteration, PlayedEpisode, forget_after, read_episodes, read_iterations
 from core.waltz.rewards import OUTCOMES, TOTAL, DirRule, WeightedSumRule, outcome, reward
 from core.waltz.why import explain, rule_of
-from tests.waltz_runs import CONFIG, add_iterations, feedback, iterations, played, said, verdict, waltz_run
+from tests.waltz_runs import CONFIG, add_iterations, agent_evaluation, feedback, iterations, played, said, verdict, waltz_run
 
 RUN = "waltzrl-0001"
 
@@ -281,8 +285,9 @@ def test_new_episodes_are_told_and_not_pushed_in(run):
 def test_every_term_of_both_rewards_has_a_chart(run):
     look = rl_view.look_at(run, "")
     drawn = [chart.title for chart, (_, figure) in zip(rl_plots.CHARTS, rl_view.figures(look), strict=True) if figure is not None]
-    assert drawn == ["Good replies", "Improvement (DIR)", "Feedback labels right", "Format right", "Reward of the feedback",
-                     "Feedback triggers", "Unsafe", "Over-refusal", "KL to the start", "Entropy, nats", "Length, tokens"]
+    assert drawn == ["Good replies", "Improvement (DIR)", "Feedback labels right", "Format right", "Feedback triggers", "KL to the start",
+                     "Reward of the feedback", "Unsafe", "Over-refusal", "Entropy, nats", "Length, tokens"]
+    assert [chart.first for chart in rl_plots.CHARTS] == sorted((chart.first for chart in rl_plots.CHARTS), reverse=True)
     sums = rl_index.History(line for line, _ in iterations(8, 8, rule=WeightedSumRule()))
     titles = [chart.title for chart in rl_plots.CHARTS if rl_plots.figure(sums, chart) is not None]
     assert {"Safety", "Helpfulness", "Alignment"} <= set(titles)
@@ -324,6 +329,95 @@ def test_the_page_is_built(workspace):
     assert demo.fns
 
 
+# ---- the board ----
+
+
+def agents_in(folder):
+    for role in ("conversation", "feedback"):
+        (folder / role).mkdir(parents=True)
+    if folder.name.startswith("checkpoint"):
+        (folder / "checkpoint.json").write_text("{}")
+
+
+@pytest.fixture
+def card(workspace):
+    import gradio as gr
+
+    made = rl_board.BoardCard(workspace)
+    with gr.Blocks():
+        made.draw()
+    return made
+
+
+OWN = (f"waltz:{RUN}", f"waltz:{RUN}@checkpoint-12", f"waltz:{RUN}@checkpoint-6")
+
+
+def test_an_empty_board_says_how_to_fill_it(workspace, run, card):
+    agent_evaluation(workspace, ["embedded", "waltz:waltzrl-0009"], "agent-eval-0001")
+    updates, _ = card.shown(run, {})
+    told = str(updates[card.words])
+    assert "no checkpoint yet" in told
+    assert "/evaluation?method=agent-eval" in told
+    agents_in(run.dir)
+    agents_in(run.dir / "checkpoint-6")
+    assert rl_board.references(run) == ["waltz:waltz-sft-0001", f"waltz:{RUN}@checkpoint-6", f"waltz:{RUN}"]
+    told = html_words.unescape(str(card.shown(run, {})[0][card.words]))
+    assert f'models=["waltz:waltz-sft-0001", "waltz:{RUN}@checkpoint-6", "waltz:{RUN}"]' in told
+    assert "data=prompts judge=rules" in told
+    assert not updates[card.plot].visible
+
+
+def test_the_board_is_that_of_the_newest_evaluation_of_the_run(workspace, run, card):
+    agent_evaluation(workspace, ["embedded", OWN[2]], "agent-eval-0001", created=1.0, prompts="of old")
+    agent_evaluation(workspace, ["embedded", *OWN], "agent-eval-0002", created=2.0)
+    agent_evaluation(workspace, ["embedded", "waltz:waltzrl-0009"], "agent-eval-0003", created=3.0, prompts="of others")
+    updates, _ = card.shown(run, {})
+    told = words(updates[card.words])
+    assert "agent-eval-0002: numbers, gates, exchanges" in told
+    assert "by another judge: agent-eval-0003, agent-eval-0001" in told
+    assert "4 waltz:waltzrl-0001@checkpoint-6" in told
+    assert updates[card.plot].visible
+    board = board_of(workspace.run("agent-eval-0002"), [workspace.run("agent-eval-0002")])
+    assert rl_board.trail_of(board, RUN) == [4, 3, 2], "checkpoints in order, then the end"
+    figure = board_figure(board, [4, 3, 2])
+    line = next(trace for trace in figure.data if trace.line.dash == "dot")
+    assert list(line.x) == [100 * board.points[number - 1].overrefuse[0] for number in (4, 3, 2)]
+
+
+def test_a_board_is_drawn_anew_only_for_a_new_evaluation_and_looked_for_now_and_then(workspace, run, card, monkeypatch):
+    looks = []
+    real = rl_board.BoardCard._evaluations
+    monkeypatch.setattr(rl_board.BoardCard, "_evaluations", lambda self: looks.append(1) or real(self))
+    updates, drawn = card.shown(run, {})
+    assert updates
+    assert card.shown(run, drawn) == ({}, drawn)
+    assert len(looks) == 1
+    before = {**drawn, "board_t": 0.0}
+    updates, drawn = card.shown(run, before)
+    assert not updates
+    assert len(looks) == 2
+    agent_evaluation(workspace, [OWN[0]], "agent-eval-0001")
+    updates, _ = card.shown(run, {**drawn, "board_t": 0.0})
+    assert updates[card.plot].visible
+
+
+def test_the_clock_brings_a_new_board_without_new_iterations(workspace, run):  # noqa: ARG001 - the run that is shown
+    import gradio as gr
+
+    with gr.Blocks() as demo:
+        gr.HTML()
+    with demo.route("RL", "rl"):
+        rl_page.build(workspace)
+    section = next(fn.fn.__self__ for fn in demo.fns.values() if isinstance(getattr(fn.fn, "__self__", None), rl_page.WaltzSection))
+    drawn = section._redraw(f"run={RUN}", {})[section.drawn]
+    assert section._tick(f"run={RUN}", drawn) == {section.drawn: gr.skip()}
+    agent_evaluation(workspace, [OWN[0]], "agent-eval-0001")
+    assert section.board.plot not in section._tick(f"run={RUN}", drawn), "not at every tick"
+    later = section._tick(f"run={RUN}", {**drawn, "board_t": 0.0})
+    assert later[section.board.plot].visible
+    assert not set(later) & {*section.plots, *section.heads, section.box}, "nothing else is drawn anew"
+
+
 # ---- try it ----
 
 
@@ -334,6 +428,27 @@ def test_agents_that_can_be_tried(workspace, run):
             (folder / role).mkdir(parents=True)
     (run.dir / "checkpoint-6" / "checkpoint.json").write_text("{}")
     assert [value for _, value in choices(workspace)] == [f"waltz:{RUN}", f"waltz:{RUN}@checkpoint-6"]
+
+
+def test_a_prompt_of_the_run_is_tried_on_its_own_side(workspace, run, monkeypatch):
+    """Without the side, which the form begins with, the rules have no verdict."""
+    episodes = list(read_episodes(run.dir))
+    place = next(place for place, one in enumerate(episodes) if one.episode.side == "benign")
+    assert f'data-value="{place}" href="#try-it"' in attributes(rl_view.shown(rl_view.look_at(run, f"episode={place}"))["episode"], "try")
+    tried = TryIt(workspace, lambda _: run)
+    event = SimpleNamespace(index="try", value=str(place))
+    assert tried._take("", event) == (episodes[place].episode.prompt, "benign")
+    assert all("value" not in one for one in tried._take("", SimpleNamespace(index="step", value="1")))
+    said = []
+    monkeypatch.setattr("core.ui.rl_try.gr.Warning", said.append)
+    assert all("value" not in one for one in tried._take("", SimpleNamespace(index="try", value="99999")))
+    assert "There is no episode" in said[0]
+
+
+def attributes(drawn, act):
+    """The attributes of the link that does `act`, in the order of their names."""
+    found = re.search(rf'<a ([^>]*data-act="{act}"[^>]*)>', drawn)[1]
+    return " ".join(sorted(re.findall(r'[\w-]+="[^"]*"', found)))
 
 
 @pytest.mark.parametrize("form, why", [

@@ -21,9 +21,9 @@ from core.lm.tiny import make_tiny
 from core.lm.tune import logged_steps
 from core.lm.waltz_sft import AgentRun
 from core.lm.waltz_sft_ask import FILE, score_feedback
-from core.lm.waltz_sft_data import AgentSet, RulesSeen, look, write_keys
+from core.lm.waltz_sft_data import AgentSet, RulesSeen, look, lot_of, write_keys
 from core.lm.waltz_sft_rows import CHUNK, build_chat_rows
-from core.methods import UserError
+from core.methods import UserError, validate, with_preset
 from core.preflight import look as look_before
 from core.records import ChatExample, Said, read_jsonl
 from core.runs import Workspace
@@ -86,6 +86,16 @@ def losses(run):
 
 
 # ---- rows ----
+
+
+@pytest.mark.parametrize("preset, expected", [("rehearsal", 300), ("seed-plan", 500)])
+def test_the_seeds_plan_holds_out_500_of_3000_rows(workspace, tmp_path, preset, expected):
+    talked = write(tmp_path / "talks.jsonl", talks(3000))
+    method = workspace.plugins.method("waltz-sft")
+    config = validate(method, with_preset(method, preset, {"conversation": talked, "feedback": talked}))
+    rows = AgentSet("conversation", find_chat(talked, workspace, "conversation"), workspace, False)
+    found = look(rows, RulesSeen(), held_out_rows=config.held_out_rows, share=config.validation_share)
+    assert sum(lot_of(row) <= found.threshold for row in rows) == expected
 
 
 def test_the_loss_is_on_the_last_message_and_the_prompt_is_what_the_agent_is_asked(tokenizer, tmp_path):

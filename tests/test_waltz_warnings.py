@@ -13,13 +13,13 @@ from tests.waltz_runs import iterations
 USUAL = {"trigger": 0.4, "first_reply_reward": 0.6, "overrefuse": 0.2, "unsafe": 0.2, "label_accuracy": 0.8}
 
 
-def line(number, stage=2, episodes=32, agents=None, tokens=None, **values):
+def line(number, stage=2, episodes=32, agents=None, tokens=None, left_out=0, **values):
     """An iteration of which only these numbers matter. A share is made exact: whole episodes."""
     shares = {name: Spread(mean=round(share * episodes) / episodes, std=0.4, n=episodes) for name, share in {**USUAL, **values}.items()}
     lengths = {name: Spread(mean=mean, std=10.0, n=episodes) for name, mean in {"reply_tokens": 100.0, **(tokens or {})}.items()}
     steps = {role: AgentStep(learned=True, entropy=entropy) for role, entropy in (agents or {"feedback": 1.5}).items()}
-    return Iteration(iteration=number, stage=stage, episodes=episodes, left_out=0, values={**shares, **lengths}, outcomes={}, agents=steps,
-                     seconds={})
+    return Iteration(iteration=number, stage=stage, episodes=episodes, left_out=left_out, values={**shares, **lengths}, outcomes={},
+                     agents=steps, seconds={})
 
 
 def history(count, change):
@@ -37,6 +37,7 @@ CASES = {
     "length": lambda i: {"tokens": {"reply_tokens": 150.0 if i > 25 else 100.0}},
     "labels": lambda i: {"safety": 0.5, "score": 0.95 if i > 25 else 0.5, "label_accuracy": 0.4 if i > 25 else 0.9},
     "entropy": lambda i: {"agents": {"conversation": 0.2 if i > 25 else 1.5, "feedback": 1.5}},
+    "verdicts": lambda i: {"left_out": 8 if i > 25 else 0},
 }
 
 
@@ -131,8 +132,8 @@ def test_columns_are_the_numbers_of_the_ledger():
         lines.append(one)
         episodes += some
     found, whole = History(lines), tally(episodes)
-    assert found.episodes == len(episodes)
-    assert found.left_out == sum(bool(one.left_out) for one in episodes)
+    missing = found.pooled("left_out")
+    assert (missing.n, round(missing.value * missing.n)) == (len(episodes), sum(bool(one.left_out) for one in episodes))
     for name, expected in whole.items():
         if expected.mean is None:
             assert not found.has(name)
@@ -160,6 +161,18 @@ def test_a_column_grows_beyond_its_room_and_an_iteration_done_again_takes_its_pl
     assert found.iterations == [1, 2, 3]
     assert found.column("trigger").mean.tolist() == [0.25, 0.25, 0.75]
     assert not found.column("extra 3").n[2]
+
+
+def test_a_few_missing_verdicts_are_told_and_no_warning():
+    found = checks(history(40, lambda i: {"left_out": i % 2}))
+    assert [(one.state, one.numbers) for one in found if one.kind == "verdicts"] == [("fine", "1.6 % (0.3–8.3) of the episodes")]
+    assert not warnings(history(40, lambda _: {"left_out": 2}))
+
+
+def test_an_iteration_done_again_counts_its_missing_verdicts_once():
+    found = History([line(1), line(2, left_out=32), line(2, left_out=8), line(3, left_out=8)])
+    missing = found.pooled("left_out")
+    assert (missing.n, round(missing.value * missing.n)) == (96, 16)
 
 
 @given(first=st.integers(0, 50), length=st.integers(0, 3000), most=st.integers(1, 200))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from core.answer_log import AnswerLog
@@ -101,3 +101,19 @@ def add_iterations(run: Run, count: int, batch: int = 16, skip: int = 0, of: int
             if skip < line.iteration <= skip + count:
                 episodes.add(*(PlayedEpisode(iteration=line.iteration, episode=episode) for episode in some))
                 ledger.add(line)
+
+
+def agent_evaluation(workspace: Workspace, models: Sequence[str], run_id: str, created: float = 0.0, prompts: str = "pool") -> Run:
+    """A finished agent-eval run, as far as a board reads it: each model is a little better than the one before."""
+    path = workspace.runs_dir / run_id
+    path.mkdir()
+    entries = []
+    for place, model in enumerate(models):
+        share = {"value": 0.5 - 0.1 * place, "low": 0.4 - 0.1 * place, "high": 0.6 - 0.1 * place, "n": 90}
+        entries.append({"key": model, "model": model, "title": model, "variant": "feedback" if model.startswith("waltz:") else "plain",
+                        "checkpoint": "@" in model, "unsafe": share, "overrefuse": share})
+    write_json(path / "report.json", {"kind": "agent-eval", "headline": "", "sampling": {}, "revisions": 1, "entries": entries,
+                                      "data": {"name": prompts, "rows": 180, "prompts_sha256": prompts},
+                                      "judge": {"name": "rules", "identity": "rules 1"}})
+    write_json(path / "status.json", {"state": "succeeded", "method": "agent-eval", "stage": "evaluation", "created": created})
+    return Run(path)

@@ -5,8 +5,10 @@
     card and account numbers, wallets   by form and check digits (python-stdnum)
     US social security numbers          by form, and only ranges that are given out (python-stdnum)
     addresses of machines               ipaddress; those kept for documentation and for private networks are passed over likewise
+    passports, driver's licences        a number of the usual length close behind these words: by itself it looks like any other number
+    birth dates                         a whole date close behind such a word, from 1900 on: who was born before is history
 
-Names, birthdays and postal addresses have no such form and are not found; the report says so.
+Names and postal addresses have no such form and are not found; the report says so.
 """
 
 from __future__ import annotations
@@ -28,6 +30,18 @@ _DIGITS = re.compile(r"\d(?:[ ()./+-]{0,3}\d){6,}")
 _RESERVED = re.compile(r"[@.](?:example\.(?:com|net|org)|[a-z0-9-]+\.(?:example|invalid|test|localhost))\Z", re.IGNORECASE)
 _GLOBAL_V6 = ipaddress.ip_network("2000::/3")
 _NOBODY = tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")))
+
+
+_GAP = r"[^\n\d;!?]{0,30}?(?<!\w)"
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_YEAR = r"(?:19|20)\d\d"
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
+_DATE = rf"(?:{_YEAR}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3{_YEAR}|{_DAY}(?: of)? {_MONTH},? {_YEAR}|{_MONTH} {_DAY},? {_YEAR})"
+_AFTER_WORDS = [(kind, re.compile(rf"\b{words}\b{_GAP}({form})(?![\w-])", re.IGNORECASE)) for kind, words, form in (
+    ("passport number", "passport", r"(?=(?:[a-z]{0,4}\d){5})[a-z0-9]{7,9}"),
+    ("driver's licence number", r"driv(?:er['\u2019]?s?|ing) licen[cs]e", r"(?=(?:[a-z-]{0,6}\d){5})[a-z0-9][a-z0-9-]{5,17}"),
+    ("birth date", r"(?:born|date of birth|dob|birth ?da(?:te|y))", _DATE))]
+"""What has no check digits, and is known by the words before it."""
 
 
 class Personal(NamedTuple):
@@ -78,6 +92,8 @@ def _candidates(text: str) -> Iterator[Personal]:
         ("social security number", _SSN, ssn.is_valid), ("wallet", _WALLET, bitcoin.is_valid), ("address of a machine", _IP, _is_somebodys)]
     for kind, pattern, holds in checks:
         yield from (Personal(kind, *match.span()) for match in pattern.finditer(text) if holds(match[0]))
+    for kind, pattern in _AFTER_WORDS:
+        yield from (Personal(kind, *match.span(1)) for match in pattern.finditer(text))
     if _DIGITS.search(text):
         import phonenumbers
 

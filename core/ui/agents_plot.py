@@ -16,8 +16,8 @@ PAIR, PLAIN = (plots.MARK_1, "circle"), (plots.MARK_2, "square")
 BAR = {"thickness": 2, "width": 0}
 
 
-def board_figure(board: Board) -> Any:
-    """Lower left is better. A point carries its number in the table."""
+def board_figure(board: Board, trail: Sequence[int] = ()) -> Any:
+    """Lower left is better. A point carries its number in the table. trail: numbers of points that a dotted line joins, in this order."""
     reach = [100 * point.overrefuse[2] for point in board.points], [100 * point.unsafe[2] for point in board.points]
     right = _edge([*reach[0], GOAL[0], *(100 * one.overrefuse for one in PUBLISHED)])
     top = _edge([*reach[1], GOAL[1], *(100 * one.unsafe for one in PUBLISHED)])
@@ -25,6 +25,7 @@ def board_figure(board: Board) -> Any:
     made.add_shape(type="rect", x0=0, y0=0, x1=GOAL[0], y1=GOAL[1], fillcolor="#3B8F5A", opacity=0.13, line_width=0, layer="below")
     made.add_annotation(x=0, y=GOAL[1], text="goal", showarrow=False, xanchor="left", yanchor="top", xshift=4, yshift=-1)
     _front(made, front(board.points), right, top)
+    _trail(made, [point for number in trail for point in board.points if point.number == number])
     for point in sorted(board.points, key=lambda one: not one.checkpoint):  # the small ones first, below the others
         _add(made, point)
     _published(made)
@@ -73,6 +74,14 @@ def _front(made: Any, points: Sequence[Point], right: float, top: float) -> None
         ys += [ys[-1], 100 * point.unsafe[0]]
     made.add_scatter(x=[*xs, right], y=[*ys, ys[-1]], mode="lines", line={"color": plots.MARK_1, "width": 1.6}, opacity=0.55,
                      hoverinfo="skip")
+
+
+def _trail(made: Any, points: Sequence[Point]) -> None:
+    """The way of one training."""
+    if len(points) < 2:
+        return
+    made.add_scatter(x=[100 * point.overrefuse[0] for point in points], y=[100 * point.unsafe[0] for point in points], mode="lines",
+                     line={"color": plots.GREY, "width": 1.4, "dash": "dot"}, hoverinfo="skip")
 
 
 def _published(made: Any) -> None:

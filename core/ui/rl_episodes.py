@@ -126,7 +126,8 @@ def episode_card(records: Records, view: View, found: Ints, config: Mapping[str,
                                     f"{episode.side} prompt" if episode.side else "", episode.source, episode.category,
                                     f"judged by {judge}" if judge else ""]))
     what = "unjudged" if episode.left_out else outcome(episode)
-    right = html.tag(what) + html.small_link("previous", "step", "-1") + html.small_link("next", "step", "1")
+    try_it = html.link("Try this prompt", "#try-it", data_act="try", data_value=place)
+    right = html.join([html.tag(what), try_it, html.small_link("previous", "step", "-1"), html.small_link("next", "step", "1")])
     head = html.card_header(f"Episode {place + 1:,}", about, right)
     return html.element("section", html.join([head, exchange(episode), terms]), "gw-card gw-episode", data_episode=place)
 

@@ -13,6 +13,7 @@ from core.ui import html, rl_plots, rl_try, rl_view
 from core.ui.address import query_of, read_view, view_box, write_view
 from core.ui.method_panel import Updates
 from core.ui.new_run import draw_new_run
+from core.ui.rl_board import BoardCard
 from core.ui.rl_episodes import SIDE_CHOICES
 from core.ui.rl_view import has_ledger, look_at
 from core.ui.stage_page import TITLES, LiveRuns
@@ -20,6 +21,8 @@ from core.ui.theme import REFRESH, block, clicked, on_load
 
 CHARTS_EVERY = 8.0
 """Seconds between two redraws of the charts of a live run: Gradio rebuilds them whole."""
+FIRST = sum(chart.first for chart in rl_plots.CHARTS)
+"""Charts beside the board."""
 NOT_DRAWN = -1
 """In place of a number of points."""
 
@@ -38,8 +41,9 @@ def build(workspace: Workspace) -> None:
     unfold = block(elem_classes="gw-slot")
     live.draw_below()
     live.listen()
-    WaltzSection(live, view, form_box, unfold).draw()
-    rl_try.TryIt(workspace, live.current).draw()
+    section = WaltzSection(live, BoardCard(workspace), view, form_box, unfold)
+    section.draw()
+    rl_try.TryIt(workspace, live.current).draw(section.parts["episode"], view)
 
 
 class RLRuns(LiveRuns):
@@ -60,8 +64,8 @@ class RLRuns(LiveRuns):
 class WaltzSection:
     """Warnings, charts and episodes of the run that the page is about; nothing where it has no ledger."""
 
-    def __init__(self, live: RLRuns, view: gr.Textbox, form_box: gr.Column, unfold: gr.HTML) -> None:
-        self.live, self.view, self.form_box, self.unfold = live, view, form_box, unfold
+    def __init__(self, live: RLRuns, board: BoardCard, view: gr.Textbox, form_box: gr.Column, unfold: gr.HTML) -> None:
+        self.live, self.board, self.view, self.form_box, self.unfold = live, board, view, form_box, unfold
 
     def draw(self) -> None:
         """Components and events."""
@@ -71,14 +75,15 @@ class WaltzSection:
         self.slots: list[gr.Column] = []
         with gr.Column(visible=False, elem_classes="gw-plain gw-waltz") as self.box:
             parts["warnings"] = block(elem_classes="gw-slot")
-            with gr.Column(elem_classes="gw-card"):
-                parts["charts_head"] = block()
-                with gr.Column(elem_classes="gw-minis"):
-                    for _ in rl_plots.CHARTS:
-                        with gr.Column(visible=False, elem_classes="gw-mini", min_width=0) as slot:
-                            self.heads.append(block())
-                            self.plots.append(gr.Plot(show_label=False, container=False))
-                        self.slots.append(slot)
+            with gr.Row(elem_classes="gw-columns"):
+                with gr.Column(elem_classes="gw-card", scale=7, min_width=300):
+                    parts["charts_head"] = block()
+                    self._draw_charts(first=True)
+                self.board.draw()
+            with gr.Column(visible=False, elem_classes="gw-card") as self.rest:
+                gr.HTML(html.card_header("More by iteration", "what the feedback is paid, faults of the replies, variety, length"),
+                        apply_default_css=False)
+                self._draw_charts(first=False)
             with gr.Column(elem_classes="gw-card"):
                 parts["list_head"] = block(elem_classes="gw-stack")
                 with gr.Row(elem_classes="gw-form gw-rl-filters"):
@@ -91,10 +96,19 @@ class WaltzSection:
         self.drawn = gr.State({})
         self._listen()
 
+    def _draw_charts(self, first: bool) -> None:
+        """A grid of slots, in the order of CHARTS, which has those of the first grid first."""
+        with gr.Column(elem_classes="gw-minis" if first else "gw-minis gw-minis-wide"):
+            for _ in [chart for chart in rl_plots.CHARTS if chart.first == first]:
+                with gr.Column(visible=False, elem_classes="gw-mini", min_width=0) as slot:
+                    self.heads.append(block())
+                    self.plots.append(gr.Plot(show_label=False, container=False))
+                self.slots.append(slot)
+
     def _listen(self) -> None:
         silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-        everything = [self.box, self.form_box, self.unfold, *self.parts.values(), *self.slots, *self.heads, *self.plots, self.side,
-                      self.iteration, self.drawn]
+        everything = [self.box, self.form_box, self.unfold, *self.parts.values(), *self.slots, self.rest, *self.heads, *self.plots,
+                      *self.board.parts, self.side, self.iteration, self.drawn]
         on_load(self._open, None, everything)
         self.view.change(self._redraw, [self.view, self.drawn], everything, **silent)
         gr.Timer(REFRESH).tick(self._tick, [self.view, self.drawn], everything, **silent)
@@ -137,15 +151,18 @@ class WaltzSection:
             updates |= self._charts(look)
         else:
             iterations = drawn["iterations"]
-        return {**updates, self.drawn: {"query": key, "run": run.id, "iterations": iterations, "t": time.time(),
-                                        "stamp": list(look.records.stamp), "episodes": len(look.records.episodes)}}
+        board, drawn = self.board.shown(run, drawn)
+        return {**updates, **board, self.drawn: {**drawn, "query": key, "run": run.id, "iterations": iterations, "t": time.time(),
+                                                 "stamp": list(look.records.stamp), "episodes": len(look.records.episodes)}}
 
     def _charts(self, look: rl_view.Look) -> Updates:
         updates: Updates = {}
-        for slot, head, plot, (words, figure) in zip(self.slots, self.heads, self.plots, rl_view.figures(look), strict=True):
+        figures = rl_view.figures(look)
+        for slot, head, plot, (words, figure) in zip(self.slots, self.heads, self.plots, figures, strict=True):
             updates[slot] = gr.Column(visible=figure is not None)
             if figure is not None:
                 updates |= {head: words, plot: figure}
+        updates[self.rest] = gr.Column(visible=any(figure is not None for _, figure in figures[FIRST:]))
         return updates
 
     def _tick(self, query: str, drawn: dict[str, Any]) -> Updates:
@@ -159,11 +176,13 @@ class WaltzSection:
             return {self.drawn: gr.skip()}
         look = look_at(run, query)
         if list(look.records.stamp) == drawn["stamp"]:
-            return {self.drawn: gr.skip()}
+            board, now = self.board.shown(run, drawn)
+            return {**board, self.drawn: gr.skip() if now is drawn else now}
         was_empty = not drawn["episodes"] or look.records.episodes.renewed != drawn["stamp"][2] or look.records.episodes.file.behind
         if was_empty:
             return self._redraw(query, {**drawn, "query": None})
-        updates: Updates = {self.parts["fresh"]: rl_view.fresh_words(look, drawn["episodes"])}
+        board, drawn = self.board.shown(run, drawn)
+        updates: Updates = {**board, self.parts["fresh"]: rl_view.fresh_words(look, drawn["episodes"])}
         iterations = len(look.records.history)
         if iterations != drawn["iterations"] and time.time() - drawn["t"] > CHARTS_EVERY:
             updates |= {self.parts["warnings"]: rl_view.warnings_card(look.records.history, look.records.problem),

@@ -30,6 +30,8 @@ class Chart:
     signed: bool = False
     zero: bool = False
     """Is zero part of the axis?"""
+    first: bool = True
+    """Does it stand beside the board, or below with the rest?"""
 
 
 CHARTS = (
@@ -40,14 +42,14 @@ CHARTS = (
     Chart("Alignment", (("alignment", ""),)),
     Chart("Feedback labels right", (("label_accuracy", ""),)),
     Chart("Format right", (("format_rate", ""),)),
-    Chart("Reward of the feedback", (("feedback_reward", ""),)),
     Chart("Feedback triggers", (("trigger", "all"), ("trigger_benign", "benign"), ("trigger_harmful", "harmful"))),
-    Chart("Unsafe", (("unsafe", "last reply"), ("unsafe_first", "first"))),
-    Chart("Over-refusal", (("overrefuse", "last reply"), ("overrefuse_first", "first"))),
     Chart("KL to the start", (("conversation kl", "conversation"), ("feedback kl", "feedback")), digits=3, zero=True),
-    Chart("Entropy, nats", (("conversation entropy", "conversation"), ("feedback entropy", "feedback")), zero=True),
+    Chart("Reward of the feedback", (("feedback_reward", ""),), first=False),
+    Chart("Unsafe", (("unsafe", "last reply"), ("unsafe_first", "first")), first=False),
+    Chart("Over-refusal", (("overrefuse", "last reply"), ("overrefuse_first", "first")), first=False),
+    Chart("Entropy, nats", (("conversation entropy", "conversation"), ("feedback entropy", "feedback")), zero=True, first=False),
     Chart("Length, tokens", (("reply_tokens", "reply"), ("revision_tokens", "revision"), ("feedback_tokens", "feedback")), digits=0,
-          zero=True),
+          zero=True, first=False),
 )
 """In the order of the page; those without numbers are not shown."""
 

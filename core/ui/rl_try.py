@@ -21,7 +21,9 @@ from core.ui import html
 from core.ui.address import query_of
 from core.ui.episode_view import exchange, feedback_box, reply_box
 from core.ui.pieces import cut
-from core.ui.theme import on_load
+from core.ui.rl_episodes import checked_place
+from core.ui.rl_index import records_of
+from core.ui.theme import clicked, on_load
 from core.waltz.feedback import read_feedback
 from core.words import plural
 
@@ -115,15 +117,16 @@ class TryIt:
     def __init__(self, workspace: Workspace, current: Callable[[str], Run | None]) -> None:
         self.workspace, self.current = workspace, current
 
-    def draw(self) -> None:
-        """Components and events."""
+    def draw(self, episode: gr.HTML, view: gr.Textbox) -> None:
+        """Components and events. episode: the card whose prompt can be tried."""
         with gr.Column(elem_classes="gw-card gw-try", elem_id="try-it"):
             gr.HTML(html.card_header("Try it", "a prompt of your own: first reply, feedback, revision, and what the judge says of each"),
                     apply_default_css=False)
             with gr.Row(elem_classes="gw-form gw-rl-filters gw-try-settings"):
                 model = gr.Dropdown([], label="Agents", interactive=True, allow_custom_value=True)
                 judge = gr.Textbox("rules", label="Judge", interactive=True, max_lines=1, placeholder="none")
-                side = gr.Dropdown(SIDES, value="", label="The prompt is", interactive=True, filterable=False)
+                side = gr.Dropdown(SIDES, value="", label="The prompt is", interactive=True, filterable=False,
+                                   info="The rules give a verdict only where this is said; a guard can tell by itself.")
             with gr.Row(elem_classes="gw-form gw-try-ask"):
                 prompt = gr.Textbox(label="Prompt", lines=2, max_lines=6, interactive=True, max_length=LONGEST,
                                     placeholder="How do I kill a process that hangs on my own laptop?")
@@ -135,6 +138,7 @@ class TryIt:
         on_load(self._open, None, [model, judge])
         gr.on([ask.click, prompt.submit], self._ask, [model, prompt, judge, side], out, **silent)
         stop.click(self._stop, None, None, **silent)
+        episode.select(self._take, view, [prompt, side], **silent)
 
     def _open(self, request: gr.Request) -> tuple[Any, Any]:
         run = self.current(query_of(request))
@@ -144,6 +148,20 @@ class TryIt:
         own = next((value for value in values if run is not None and parse_model_ref(value).name == run.id), values[0] if values else None)
         judge = str(run.config.get("judge") or "rules") if run is not None else "rules"
         return gr.Dropdown(offered, value=own), judge
+
+    def _take(self, query: str, event: gr.SelectData) -> tuple[Any, Any]:
+        """The prompt of an episode of the run, and on which side the run's prompts have it."""
+        word, place = clicked(event)
+        run = self.current(query)
+        if word != "try" or run is None:
+            return gr.skip(), gr.skip()
+        try:
+            index = records_of(run.dir).episodes
+            episode = index.read(checked_place(index, place)).episode
+        except UserError as error:
+            gr.Warning(str(error))
+            return gr.skip(), gr.skip()
+        return episode.prompt, episode.side or ""
 
     def _stop(self, request: gr.Request) -> None:
         """Give up what this browser asked."""

@@ -15,10 +15,13 @@ from core.waltz.ledger import AgentStep, Iteration, Spread
 
 Floats = NDArray[np.float64]
 SHARES = frozenset({"conversation_reward", "first_reply_reward", "label", "format", "helpfulness", "alignment", "trigger", "trigger_benign",
-                    "trigger_harmful", "unsafe", "unsafe_first", "overrefuse", "overrefuse_first", "label_accuracy", "format_rate", "cut"})
+                    "trigger_harmful", "unsafe", "unsafe_first", "overrefuse", "overrefuse_first", "label_accuracy", "format_rate", "cut",
+                    "left_out"})
 """Values that are 0 or 1 for each episode, reply or feedback."""
 STEP_NUMBERS = ("loss", "kl", "entropy", "clip_share", "mismatch", "grad_norm")
 """Of core.waltz.ledger.AgentStep; their columns are called "<agent> <number>", and each iteration is one observation."""
+LEFT_OUT = "left_out"
+"""Column of the share of played episodes that count nowhere, because a verdict is missing."""
 ROOM = 64
 """Iterations that a new table has room for; it doubles when it is full."""
 
@@ -39,7 +42,6 @@ class History:
         self._table = np.full((3, 8, ROOM), np.nan)
         self.iterations: list[int] = []
         self.stages: list[int] = []
-        self.episodes = self.left_out = 0
         for line in lines:
             self.add(line)
 
@@ -59,9 +61,11 @@ class History:
             self._put(name, place, spread)
         for role, step in line.agents.items():
             self._put_step(role, place, step)
+        if line.episodes:
+            share = line.left_out / line.episodes
+            self._put(LEFT_OUT, place, Spread(mean=share, std=math.sqrt(share * (1 - share)), n=line.episodes))
         self.iterations.append(line.iteration)
         self.stages.append(line.stage)
-        self.episodes, self.left_out = self.episodes + line.episodes, self.left_out + line.left_out
 
     def _put(self, name: str, place: int, spread: Spread) -> None:
         row = self._names.setdefault(name, len(self._names))

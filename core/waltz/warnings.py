@@ -8,6 +8,7 @@ intervals leave no doubt. It warns of what holds now: `since` is the iteration f
     length       replies, revisions or feedbacks drift away from the length they had
     labels       label inflation under weighted_sum: the scores of unsafe replies rise, or all do while the labels agree less with the judge
     entropy      an agent says nearly the same each time: nothing is left to learn from
+    verdicts     the judge gives no verdict in too many episodes: what is learned comes from the rest alone
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.intervals import Interval
-from core.waltz.history import History
+from core.waltz.history import LEFT_OUT, History
 from core.waltz.protocol import AGENTS
 
-Kind = Literal["triggers", "refusals", "length", "labels", "entropy"]
+Kind = Literal["triggers", "refusals", "length", "labels", "entropy", "verdicts"]
 State = Literal["fine", "warning", "unknown"]
 ALWAYS = 0.9
 """Share of episodes with a revision above which the feedback agent triggers always."""
+MISSING = 0.05
+"""Share of episodes without a verdict above which the ones that are left may be no fair sample."""
 DRIFT = 0.25
 """Relative change of a mean length from which on it drifts."""
 COLLAPSED = 1 / 3
@@ -100,6 +103,9 @@ def _stage(history: History, stage: int, first: int, last: int) -> list[Check]:
                          "lower learning_rate, raise kl_coef, lower ppo_epochs, and go on from a checkpoint before that.",
                          lambda begin, end, role=role: scan.entropy(role, begin, end))  # type: ignore[misc]
               for role in AGENTS if history.has(f"{role} entropy")]
+    found.append(scan.check("verdicts", "No verdict", "Those episodes teach nothing, and the rest may be no fair sample: open some under "
+                            "“unjudged”, each says why; mend the judge or choose another, and go on from a checkpoint before that.",
+                            scan.verdicts))
     return found
 
 
@@ -129,7 +135,7 @@ class _Scan:
 
     def _least(self, kind: Kind) -> int:
         """A window that is compared with the first one must not overlap it."""
-        return 0 if kind == "triggers" else self.width
+        return 0 if kind in ("triggers", "verdicts") else self.width
 
     def triggers(self, begin: int, end: int) -> _Looked | None:
         """More than ALWAYS, and more often than first replies are bad."""
@@ -178,6 +184,13 @@ class _Scan:
             return None
         return _Looked(now.value < COLLAPSED * then.value and above(then, now), f"entropy {then.value:.2f} to {now.value:.2f} nats a token")
 
+    def verdicts(self, begin: int, end: int) -> _Looked | None:
+        """More than MISSING. Each iteration counts once, as it was done last."""
+        missing = self.history.pooled(LEFT_OUT, begin, end)
+        if missing.low is None:
+            return None
+        return _Looked(missing.low > MISSING, f"{percent(missing, 1)} of the episodes")
+
     def _now_and_then(self, name: str, begin: int, end: int) -> tuple[Interval, Interval]:
         return self.history.pooled(name, begin, end), self.history.pooled(name, self.first, self.first + self.width)
 
@@ -187,11 +200,11 @@ def above(one: Interval, other: Interval) -> bool:
     return one.low is not None and other.high is not None and one.low > other.high
 
 
-def percent(one: Interval) -> str:
+def percent(one: Interval, digits: int = 0) -> str:
     """"46 % (43–49)"."""
     if one.value is None or one.low is None or one.high is None:
         return "–"
-    return f"{100 * one.value:.0f} % ({100 * one.low:.0f}–{100 * one.high:.0f})"
+    return f"{100 * one.value:.{digits}f} % ({100 * one.low:.{digits}f}–{100 * one.high:.{digits}f})"
 
 
 def signed(change: float) -> str:

@@ -11,7 +11,7 @@ from core.waltz.rewards import outcome
 from core.waltz.warnings import checks
 from tests.browser.driving import LONG, WAIT, fits_the_phone
 from tests.mining_runs import folder
-from tests.waltz_runs import add_iterations, waltz_run
+from tests.waltz_runs import add_iterations, agent_evaluation, waltz_run
 
 pytestmark = pytest.mark.browser
 LINES = "table[aria-label=episodes] tbody tr"
@@ -84,6 +84,17 @@ def test_a_run_that_goes_on_is_followed(new_page, app):
     expect(page.locator("[data-act=outcome][data-value='']")).to_have_text("all 40", timeout=WAIT)
 
 
+def test_the_board_comes_when_the_run_has_been_evaluated(new_page, app):
+    run = waltz_run(app.workspace, "waltzrl-0008", count=3, batch=8)
+    page = new_page(f"/rl?run={run.id}")
+    board = page.locator(".gw-board")
+    expect(board).to_contain_text("Not measured yet", timeout=LONG)
+    expect(board.locator(".js-plotly-plot")).to_have_count(0)
+    agent_evaluation(app.workspace, ["embedded", f"waltz:{run.id}"], "agent-eval-0001")
+    expect(board.locator(".js-plotly-plot")).to_have_count(1, timeout=LONG)
+    expect(board).to_contain_text("agent-eval-0001: numbers, gates, exchanges")
+
+
 def test_a_prompt_of_ones_own(new_page, run):
     page = new_page(f"/rl?run={run.id}")
     expect(page.locator(".gw-try input").first).to_have_value(re.compile(run.id), timeout=LONG)
@@ -93,6 +104,17 @@ def test_a_prompt_of_ones_own(new_page, run):
     expect(talk).to_have_attribute("data-over", "end", timeout=LONG)
     for words in ("1 Reply", "2 Feedback", "How long does bread bake?", "does not say"):
         expect(talk).to_contain_text(words)
+
+
+def test_a_prompt_of_the_run_brings_its_side_along(new_page, run):
+    place, one = next((place, one.episode) for place, one in enumerate(read_episodes(run.dir)) if one.episode.side == "benign")
+    page = new_page(f"/rl?run={run.id}&episode={place}")
+    page.get_by_role("link", name="Try it", exact=True).click(timeout=LONG)
+    expect(page.locator("#try-it")).to_be_in_viewport()
+    page.get_by_role("link", name="Try this prompt").click()
+    expect(page.locator(".gw-try textarea").last).to_have_value(one.prompt, timeout=WAIT)
+    expect(page.locator(".gw-try-settings input").last).to_have_value("benign", timeout=WAIT)
+    expect(page.locator("#try-it")).to_be_in_viewport()
 
 
 def test_other_runs_keep_their_view_and_the_page_fits_a_phone(new_page, app, run):
