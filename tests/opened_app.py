@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from gradio_client.utils import apply_diff
 
 from core.access import read_settings
 from core.runs import Workspace
@@ -41,8 +42,8 @@ class Browser:
         data = [changes.get(item.label, self.values.get(item._id, getattr(item, "value", None))) if hasattr(item, "label") else None
                 for item in self.app.demo.fns[number].inputs]
         answer = self.send(number, *data, click=click, query=query)
-        for output in (answer.get("first") or {}, answer.get("output") or {}):
-            for item, value in zip(self.app.demo.fns[number].outputs, output.get("data") or [], strict=False):
+        for shown in [*(answer.get("steps") or []), (answer.get("output") or {}).get("data") or []]:
+            for item, value in zip(self.app.demo.fns[number].outputs, shown, strict=False):
                 if not (isinstance(value, dict) and value.get("__type__") == "update"):
                     self.values[item._id] = value
                 elif "value" in value:
@@ -62,7 +63,7 @@ class Browser:
             return {"refused": joined.status_code, "text": joined.text}
         wanted = joined.json()["event_id"]
         said: list[str] = []
-        first: dict[str, Any] | None = None  # of an event that answers bit by bit; what follows is told as differences
+        steps: list[list[Any]] = []  # of an event that answers bit by bit: the first is told whole, what follows as differences
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
             for line in stream.iter_lines():
                 if not line.startswith("data:"):
@@ -71,9 +72,10 @@ class Browser:
                 if message.get("msg") == "log":
                     said.append(message["log"])
                 if message.get("msg") == "process_generating" and message["event_id"] == wanted:
-                    first = first or message["output"]
+                    told = message["output"]["data"]
+                    steps.append([apply_diff(*pair) for pair in zip(steps[-1], told, strict=True)] if steps else told)
                 if message.get("msg") == "process_completed" and message["event_id"] == wanted:
-                    return {**message, "said": said, "first": first}
+                    return {**message, "said": said, "steps": steps}
         raise AssertionError("the answer ended in the middle")
 
     def read(self, name: str, module: str, **also: Any) -> str:

@@ -692,7 +692,7 @@ def test_whatever_fails_the_next_message_can_be_sent(app, monkeypatch, capfd):
     ada = app.browser()
     ada.act_on_page("_open", "chat_page")
     answer = ada.act_on_page("_send", "chat_page", Message="hello")
-    assert "refused" in json.dumps(answer["first"])
+    assert "refused" in json.dumps(answer["steps"])
     assert not answer["success"]
     assert "a defect" in capfd.readouterr().err
 

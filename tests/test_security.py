@@ -358,7 +358,7 @@ def test_what_the_chat_refuses_is_told_without_a_script(hostile):
     browser = app.browser()
     browser.act_on_page("_open", "chat_page")
     told = [text for changes in ({"Models": [EVIL]}, {"A: temperature": EVIL})
-            for text in strings_of(browser.act_on_page("_send", "chat_page", Message=EVIL, **changes)["first"])]
+            for text in strings_of(browser.act_on_page("_send", "chat_page", Message=EVIL, **changes)["steps"])]
     assert sum("&lt;script&gt;" in text for text in told) >= 2
     assert [found for text in told if "<" in text for found in live(text)] == []
 
