@@ -1,2 +1,2 @@
 #!/bin/sh
-python app.py run recipe recipe=rehearsal
+python app.py run recipe recipe=rehearsal 'settings={"seed": 42}'
