@@ -96,7 +96,9 @@ class MethodPanel:
             return gr.skip()
         values, problems = self.validated(raws)
         touched = bool(question and question.get("touched")) or not self.form.is_untouched(raws)
-        updates: Updates = {self.draft: _with_draft(draft, self, raws), self.export: self._exported(exported, raws)}
+        updates: Updates = {self.draft: _with_draft(draft, self, raws)}
+        if exported:  # else nothing is shown, or a click that came later has just shown it
+            updates[self.export] = self._exported(exported, raws)
         if self.form.preset:
             name = self.form.preset_of(raws)
             updates[self.form.preset] = gr.update(value=name, info=self.form.preset_help(name))

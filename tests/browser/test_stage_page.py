@@ -40,6 +40,7 @@ def test_wrong_input_is_said_at_its_field_and_stops_the_start(new_page, app):
 
 def test_what_was_typed_survives_a_refresh_and_can_be_taken_away(new_page):
     page = new_page(COUNT)
+    expect(field(page, "To")).to_have_value("5", timeout=WAIT)  # the page has filled its form
     page.locator("button:visible", has_text="As command").click()
     expect(page.locator(".gw-code pre:visible")).to_contain_text("python app.py run count", timeout=WAIT)
     field(page, "To").fill("77")
