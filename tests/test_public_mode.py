@@ -680,7 +680,7 @@ def test_a_visitor_cannot_find_out_which_folders_there_are(app):
 def test_a_number_that_is_none_is_refused_in_a_sentence(app, number):
     ada = app.browser()
     ada.act_on_page("_open", "chat_page")
-    assert "write a number" in refused(ada.act_on_page("_send", "chat_page", Message="hello", **{"B: tokens at most": number}))
+    assert "B: tokens at most is" in refused(ada.act_on_page("_send", "chat_page", Message="hello", **{"B: tokens at most": number}))
 
 
 @pytest.mark.usefixtures("echo")

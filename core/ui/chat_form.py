@@ -19,6 +19,8 @@ from core.ui import chat_view, html
 Updates = dict[Any, Any]
 OWN = ("temperature", "top_p", "max_new_tokens", "system")
 """What a column may have of its own."""
+OWN_WORDS = ("temperature", "top-p", "tokens at most", "system prompt")
+"""The same, as the fields are labelled."""
 USUAL: dict[str, float | int] = {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 256, "seed": 42}
 """Options until somebody changes them."""
 NO_GUARD = ""
@@ -68,8 +70,8 @@ class ChatForm:
                         letter = LETTERS[place]
                         self.own.append([
                             *(gr.Textbox(label=f"{letter}: {words}", placeholder="shared", interactive=True, max_lines=1, min_width=80)
-                              for words in ("temperature", "top-p", "tokens at most")),
-                            gr.Textbox(label=f"{letter}: system prompt", placeholder="shared", interactive=True, max_lines=3, scale=2)])
+                              for words in OWN_WORDS[:3]),
+                            gr.Textbox(label=f"{letter}: {OWN_WORDS[3]}", placeholder="shared", interactive=True, max_lines=3, scale=2)])
         self.summary = gr.HTML(apply_default_css=False, elem_classes="gw-slot gw-chat-summary")
         self.shaping = [self.models]
         self.sampling = [self.guard, self.temperature, self.top_p, self.tokens, self.seed, self.system]
@@ -181,10 +183,9 @@ def _read(values: Sequence[Any]) -> _Values:
     own: dict[int, dict[str, Any]] = {}
     for place in range(MOST_COLUMNS):
         found = {}
-        for name, text in zip(OWN, rest[place * len(OWN):(place + 1) * len(OWN)], strict=True):
+        for name, words, text in zip(OWN, OWN_WORDS, rest[place * len(OWN):(place + 1) * len(OWN)], strict=True):
             if str(text or "").strip():
-                label = f"{name.replace('_', ' ')} of column {LETTERS[place]}"
-                number = str(text).strip() if name == "system" else _number(text, label, 0)
+                number = str(text).strip() if name == "system" else _number(text, f"{LETTERS[place]}: {words}", 0)
                 found[name] = int(number) if name == "max_new_tokens" else number
         Sampling.of({name: value for name, value in found.items() if name != "system"})
         own[place] = found
