@@ -1,4 +1,5 @@
-"""Chat: one message, several models, the guard's verdict under each answer. The words come from the model worker (core/serving.py).
+"""Chat: one message, several models, the guard's verdict under each answer. What happens on the page; the words come from the model worker
+(core/serving.py).
 
 What the page shows is a Comparison (core/compare): its id stands in the address, so refresh, tabs and links keep it.
 """
@@ -15,82 +16,38 @@ import gradio as gr
 
 from core.chat_models import offered_models
 from core.compare.asking import ask, refuse_two_places
-from core.compare.keeping import comparisons_of, exported, refuse_full, save_pair, save_turn
-from core.compare.records import MOST_COLUMNS, Comparison
-from core.compare.votes import duels, keep_vote, votes
+from core.compare.keeping import exported, refuse_full, save_pair, save_turn
+from core.compare.records import Comparison
+from core.compare.votes import keep_vote
 from core.methods import UserError
 from core.runs import Workspace
 from core.serving import serving_of
-from core.ui import chat_form, chat_view, html
-from core.ui.address import query_of, read_view, view_box, write_view
-from core.ui.chat_box import SENDING, MessageBox
-from core.ui.downloads import download_box, text_file
-from core.ui.theme import block, clicked, on_load
-from core.words import ago
+from core.ui import chat_form, html
+from core.ui.address import query_of, read_view, write_view
+from core.ui.chat_box import SENDING
+from core.ui.chat_parts import LONGEST, ChatParts, Updates
+from core.ui.downloads import text_file
+from core.ui.theme import clicked, on_load
 
-Updates = dict[Any, Any]
 DRAW_EVERY = 0.12
 """Seconds between two drawings of answers that grow."""
-EARLIER = 8
-LONGEST = 20_000
-"""Characters of a message."""
 SILENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 BLUR = "(on) => { document.body.classList.toggle('gw-unblurred', !on); }"
 
 
 def build(workspace: Workspace) -> None:
     """Put the page on the route that is being built."""
-    ChatPage(workspace).draw()
+    page = ChatPage(workspace)
+    page.draw()
+    page.listen()
 
 
-class ChatPage:
-    """Components and events."""
+class ChatPage(ChatParts):
+    """Its events: what is asked, stopped, voted on and kept."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
-        self.kept = comparisons_of(workspace)
-        self.box = MessageBox()
-
-    # ---- drawing ----
-
-    def draw(self) -> None:
-        """The page from top to bottom."""
-        self.view = view_box()
-        with gr.Row(elem_classes="gw-chat-top"):
-            gr.HTML(html.page_header("Chat", "One message, several models, the guard's verdict under each answer."),
-                    apply_default_css=False)
-            with gr.Row(elem_classes="gw-chat-switches"):
-                self.blind = gr.Checkbox(label="Blind", interactive=True, container=False, min_width=60)
-                self.blur = gr.Checkbox(value=True, label="Blur harmful text", interactive=True, container=False, min_width=120)
-        self.heads, self.pasts, self.lives, self.columns = [], [], [], []
-        with gr.Row(elem_classes="gw-chat-columns", equal_height=True):
-            for place in range(MOST_COLUMNS):
-                with gr.Column(visible=place < 2, min_width=0, elem_classes="gw-card gw-chat-column") as column:
-                    self.heads.append(block())
-                    with gr.Column(elem_classes="gw-chat-scroll"):
-                        self.pasts.append(block(elem_classes="gw-slot"))
-                        self.lives.append(block())
-                self.columns.append(column)
-        with gr.Column(elem_classes="gw-card gw-chat-dock"):
-            self.votes = block(elem_classes="gw-slot", elem_id="votes")
-            self.notice = block(elem_classes="gw-slot")
-            self.edited = block(elem_classes="gw-slot")
-            with gr.Row(elem_classes="gw-form gw-chat-ask"):
-                self.box.draw(LONGEST)
-                self.prompt = self.box.prompt
-                self.send = gr.Button("Send", variant="primary", size="md", scale=1, min_width=110)
-                self.stop = gr.Button("Stop", size="md", scale=1, min_width=80, elem_classes="gw-stop-button")
-            self.form = chat_form.ChatForm(self.workspace)
-            self.form.draw()
-        with gr.Column(elem_classes="gw-card"):
-            self.below = block(elem_classes="gw-stack")
-        self.editing = gr.State(-1)
-        self.download = download_box()
-        self._listen()
-
-    def _listen(self) -> None:
-        everything = [self.view, *self._parts(), self.edited, self.prompt, self.box.word, self.editing, self.below, self.blind,
-                      *self.form.fields]
+    def listen(self) -> None:
+        """Once everything is drawn."""
+        everything = self.everything()
         asked = [self.view, self.prompt, self.editing, self.blind, *self.form.fields]
         several: dict[str, Any] = {**SILENT, "trigger_mode": "multiple"}  # what is done counts while an earlier event still answers
         latest: dict[str, Any] = {**SILENT, "trigger_mode": "always_last"}  # two fields filled faster than the app answers
@@ -102,11 +59,6 @@ class ChatPage:
         gr.on([field.input for field in self.form.sampling], self.form.words, self.form.fields, self.form.summary, **latest)
         for part in (*self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.edited, self.below):
             part.select(self._act, [self.view, self.form.key, self.prompt], [*everything, self.download], **several)
-
-    def _parts(self) -> list[Any]:
-        return [*self.columns, *self.heads, *self.pasts, *self.lives, self.votes, self.notice, self.send, self.form.summary]
-
-    # ---- what is shown ----
 
     def _current(self, query: str) -> Comparison | None:
         name = read_view(query).get("chat", "")
@@ -122,54 +74,8 @@ class ChatPage:
             updates[self.notice] = html.problem_strip("There is no comparison with this link here any more; a new one begins.", "info")
             query = write_view(read_view(query), chat="")
         shown = comparison or self.form.fresh(offers)
-        return {**self._all(shown), **updates, self.view: query, self.blind: shown.blind,
-                self.prompt: self._placeholder(len(shown.columns)), self.below: self._below()}
-
-    @staticmethod
-    def _placeholder(count: int) -> Any:
-        whom = {1: "Ask it.", 2: "Ask both.", 3: "Ask all three."}.get(count, "Ask all four.")
-        return gr.Textbox(placeholder=f"{whom} Enter sends.")
-
-    def _all(self, comparison: Comparison) -> Updates:
-        """Everything that follows from a comparison; what was told about the one before goes."""
-        return {**self._answered(comparison), self.notice: "", self.form.summary: html.span(chat_view.settings_words(comparison))}
-
-    def _answered(self, comparison: Comparison) -> Updates:
-        """Columns and votes. Notice and settings stay as they are: the person may have gone on while the answers were written."""
-        updates: Updates = {}
-        for place in range(MOST_COLUMNS):
-            there = place < len(comparison.columns)
-            updates[self.columns[place]] = gr.Column(visible=there)
-            if there:
-                updates[self.pasts[place]] = chat_view.earlier(comparison, place)
-                updates.update(self._column(comparison, place, []))
-        return {**updates, self.votes: self._votes(comparison)}
-
-    def _column(self, comparison: Comparison, place: int, live: list[dict[str, Any]]) -> Updates:
-        return {self.heads[place]: chat_view.column_head(comparison, place),
-                self.lives[place]: chat_view.latest(comparison, place, live)}
-
-    def _votes(self, comparison: Comparison) -> str:
-        return chat_view.vote_bar(comparison, len(votes(self.workspace)) if not comparison.owner else 0)
-
-    def _below(self) -> str:
-        """Votes so far, and earlier comparisons; of visitors nothing is kept, so nothing is listed."""
-        if self.workspace.access.viewer():
-            parts = [html.card_header("Votes", "of this visit only"), chat_view.visitors_votes()]
-        else:
-            parts = [html.card_header("Votes", "blind ones: the names were hidden until the vote"),
-                     chat_view.duel_table(duels(votes(self.workspace)))]
-            rows: list[list[html.Cell]] = [
-                [html.link(one.exchanges[0].prompt[:80], f"/chat?chat={one.id}"), len(one.exchanges),
-                 "hidden" if one.names_hidden else ", ".join(column.model for column in one.columns), ago(one.created)]
-                for one in self.kept.newest(EARLIER)]
-            if rows:
-                parts += [html.card_header("Earlier comparisons"), html.table(["First message", "Messages", "Models", "Begun"], rows,
-                                                                             right=(1,), label="earlier comparisons")]
-        links = [html.small_link("New chat", "new"), html.small_link("Export as JSONL", "export"), html.small_link("Copy a link", "link")]
-        return html.div(html.join(links, " "), "gw-acts") + html.join(parts)
-
-    # ---- events ----
+        return {**self.whole(shown), **updates, self.view: query, self.blind: shown.blind,
+                self.prompt: self.placeholder(len(shown.columns)), self.below: self.earlier()}
 
     def _send(self, query: str, prompt: str | None, editing: int, blind: bool, request: gr.Request, *values: Any) -> Iterator[Updates]:
         """Ask every column, and draw the answers as they grow. What is still being written for this browser is stopped."""
@@ -197,8 +103,8 @@ class ChatPage:
                 serving_of(self.workspace).give_up(who)
                 since = time.monotonic()
                 self.kept.keep(comparison)
-                yield {**self._all(comparison), **self.box.sent(prompt), self.view: write_view(read_view(query), chat=comparison.id),
-                       **self._edits(-1)}
+                yield {**self.whole(comparison), **self.box.sent(prompt), self.view: write_view(read_view(query), chat=comparison.id),
+                       **self.edits(-1)}
                 yield from self._answers(comparison, number, who, since, key=key)
         except UserError as error:
             yield {**self.box.refused(), self.notice: html.problem_strip(str(error))}
@@ -210,12 +116,6 @@ class ChatPage:
         comparison = self.form.comparison(values, blind)
         comparison.owner = self.workspace.access.viewer()
         return comparison
-
-    def _edits(self, number: int) -> Updates:
-        """Which message is being edited; -1: none."""
-        told = html.problem_strip(f"Message {number + 1} is being edited: when you send it, what came after it is replaced.", "info",
-                                  html.small_link("Leave it", "leave")) if number >= 0 else ""
-        return {self.editing: number, self.edited: told}
 
     def _answers(self, comparison: Comparison, number: int, who: str, since: float, places: list[int] | None = None, again: int = 0,
                  key: str = "") -> Iterator[Updates]:
@@ -230,13 +130,13 @@ class ChatPage:
                 if time.monotonic() - drawn > DRAW_EVERY or any(answers[place].over for place in changed):
                     updates: Updates = {}
                     for place in stale:
-                        updates.update(self._column(comparison, place, live.get(place, [])))
+                        updates.update(self.column(comparison, place, live.get(place, [])))
                     stale, drawn = set(), time.monotonic()
                     if not comparison.is_left(who):
-                        yield {**updates, self.votes: self._votes(comparison)}
+                        yield {**updates, self.votes: self.vote_bar(comparison)}
         self.kept.keep(comparison)
-        below = self._below()
-        yield {**({} if comparison.is_left(who) else self._answered(comparison)), self.below: below}
+        below = self.earlier()
+        yield {**({} if comparison.is_left(who) else self.answered(comparison)), self.below: below}
         yield {self.notice: gr.skip()}  # Gradio sends the last word of a generator twice; the person may be in another chat by then
 
     def _stop(self, request: gr.Request) -> None:
@@ -255,8 +155,8 @@ class ChatPage:
             return {self.notice: ""}
         if current is not None:
             self._leave(current, request)
-        updates = {**self._all(wanted), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""),
-                   self.prompt: self._placeholder(len(wanted.columns)), **self._edits(-1)}
+        updates = {**self.whole(wanted), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""),
+                   self.prompt: self.placeholder(len(wanted.columns)), **self.edits(-1)}
         if current is not None and current.exchanges:
             updates[self.notice] = html.problem_strip("Other models: a new chat begins. The one before is under Earlier comparisons."
                                                       if not current.owner else "Other models: a new chat begins.", "info")
@@ -292,7 +192,7 @@ class ChatPage:
             return
         self._leave(comparison, request)
         fresh = comparison.model_copy(deep=True, update={"exchanges": [], "revealed": False})
-        yield {**self._all(fresh), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""), **self._edits(-1)}
+        yield {**self.whole(fresh), **self.box.anew(prompt), self.view: write_view(read_view(query), chat=""), **self.edits(-1)}
 
     def _acted(self, comparison: Comparison, word: str, value: str, key: str, prompt: str, request: gr.Request) -> Iterator[Updates]:
         numbers = [int(part) for part in value.split(",") if part.isdecimal()]
@@ -303,11 +203,11 @@ class ChatPage:
             comparison.vote(len(comparison.exchanges) - 1, value)
             if not comparison.owner:
                 keep_vote(self.workspace, comparison, len(comparison.exchanges) - 1)
-            yield {**self._all(comparison), self.below: self._below()}
+            yield {**self.whole(comparison), self.below: self.earlier()}
         elif word == "edit":
-            yield {**self.box.edit(prompt, comparison.exchanges[numbers[0]].prompt), **self._edits(numbers[0])}
+            yield {**self.box.edit(prompt, comparison.exchanges[numbers[0]].prompt), **self.edits(numbers[0])}
         elif word == "leave":
-            yield {**self.box.leave(prompt), **self._edits(-1)}
+            yield {**self.box.leave(prompt), **self.edits(-1)}
         elif word == "again":
             yield from self._again(comparison, numbers[0], numbers[1], request.session_hash or "", key)
         elif word in ("save", "pair"):
