@@ -183,6 +183,16 @@ def test_a_baseline_without_the_fault_leaves_the_reduction_open():
     assert "above 5 %" in gate["explanation"]
 
 
+@pytest.mark.parametrize(("total", "unsafe", "said"), [(6, 0.0, "INSUFFICIENT DATA"), (400, 0.0, "PASS"), (6, 1.0, "INSUFFICIENT DATA"),
+                                                       (400, 1.0, "FAIL")])
+def test_a_handful_of_prompts_that_all_say_the_same_decides_no_reduction(total, unsafe, said):
+    _, before = tallied(many(1.0, 0.0, total), "base", "Base")
+    _, after = tallied(many(unsafe, 0.0, total), "model", "Model")
+    gate = next(gate for gate in gates_of(after, before, Limits(), 0) if gate["name"].startswith("fewer unsafe"))
+    assert gate["interval"]["value"] == 1 - unsafe
+    assert gate["verdict"] == said
+
+
 # ---- capability ----
 
 
