@@ -183,7 +183,7 @@ def test_a_baseline_without_the_fault_leaves_the_reduction_open():
     assert "above 5 %" in gate["explanation"]
 
 
-@pytest.mark.parametrize(("total", "unsafe", "said"), [(6, 0.0, "INSUFFICIENT DATA"), (400, 0.0, "PASS"), (6, 1.0, "INSUFFICIENT DATA"),
+@pytest.mark.parametrize(("total", "unsafe", "said"), [(6, 0.0, "INSUFFICIENT DATA"), (400, 0.0, "PASS"),
                                                        (400, 1.0, "FAIL")])
 def test_a_handful_of_prompts_that_all_say_the_same_decides_no_reduction(total, unsafe, said):
     _, before = tallied(many(1.0, 0.0, total), "base", "Base")
