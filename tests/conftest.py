@@ -9,9 +9,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads must not spi
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may ask the Hub
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from core.guard.classify import Guard
+    from core.runs import Workspace
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,6 +57,38 @@ def workspace_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("GUARDWALTZ_RUNS", str(folder))
     return folder
+
+
+@pytest.fixture
+def workspace(workspace_dir: Path) -> Workspace:
+    """The workspace of that folder, with the plugins that `$GUARDWALTZ_PLUGINS` names."""
+    from core.runs import Workspace
+
+    return Workspace(workspace_dir)
+
+
+@pytest.fixture
+def fake_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judges of tests/fake_judges, which need no model, are there as plugins."""
+    from tests.helpers import FAKE_JUDGES
+
+    monkeypatch.setenv("GUARDWALTZ_PLUGINS", str(FAKE_JUDGES))
+
+
+@pytest.fixture
+def guard(workspace: Workspace, tiny_model: Path) -> Iterator[Callable[..., Guard]]:
+    """`guard(prompt_format)`: the tiny model in float32, as a guard."""
+    from core.guard.classify import Guard
+
+    opened = []
+
+    def make(prompt_format: str = "guardreasoner") -> Guard:
+        opened.append(Guard(str(tiny_model), workspace, prompt_format=prompt_format, device="cpu", dtype="float32"))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
 
 
 @pytest.fixture(scope="session")

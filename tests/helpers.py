@@ -14,6 +14,7 @@ from core.records import GuardExample, Labels, Record
 from core.runs import FINISHED, Run, Workspace
 
 FAKE_PLUGINS = Path(__file__).parent / "fake_plugins"
+FAKE_JUDGES = Path(__file__).parent / "fake_judges"
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 240.0) -> None:

@@ -24,7 +24,7 @@ from core.waltz.eval_tally import Mean, tallies_of
 from core.waltz.evaluate import Work, evaluate
 from core.waltz.protocol import AGENTS, Opening
 from tests.fakes.openai_server import openai_server
-from tests.helpers import execute, prompts, write
+from tests.helpers import FAKE_JUDGES, execute, prompts, write
 
 FAST = {"device": "cpu", "dtype": "float32", "max_new_tokens": 10, "max_feedback_tokens": 8, "capability_tasks": 7}
 
@@ -441,8 +441,6 @@ def test_prompts_that_have_changed_since_are_refused(workspace, tmp_path):
 
 
 def test_a_judge_that_fails_ends_the_run_and_is_asked_again_on_resume(workspace_dir, monkeypatch, data, tiny_model):
-    from tests.test_waltz import FAKE_JUDGES
-
     monkeypatch.setenv("GUARDWALTZ_PLUGINS", str(FAKE_JUDGES))
     workspace = Workspace(workspace_dir)
     settings = {"models": [str(tiny_model)], "data": data, **FAST}

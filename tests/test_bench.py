@@ -44,3 +44,13 @@ def test_the_memory_check_plans_a_whole_training_and_makes_a_few_steps(monkeypat
 
     found = hsdpo.measure(PAIRS)
     assert (found["planned"], found["steps"]) == (2 * PAIRS / 8, hsdpo.MEMORY_STEPS)
+
+
+def test_the_benchmark_compares_three_arrangements(tmp_path, monkeypatch, capsys):
+    from bench import waltz
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["bench.waltz", "--quick", "--episodes", "4", "--tokens", "6", "--device", "cpu"])
+    assert waltz.main() == 0
+    table = capsys.readouterr().out.rsplit("ours is", 1)[1]
+    assert all(name in table for name in (waltz.SINGLE, waltz.BATCHED, waltz.OURS))

@@ -1,4 +1,4 @@
-"""What words earn: the Dynamic Improvement Reward in every case, the weighted sum, and what is left out."""
+"""What words earn: the Dynamic Improvement Reward in every case, the weighted sum, what is left out, and what the ledger counts."""
 
 import itertools
 
@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.records import Episode, Feedback, Round, Said, Verdict
+from core.waltz.ledger import tally
 from core.waltz.rewards import (
     DIR,
     FORMAT,
@@ -142,3 +143,30 @@ def test_rewards_stay_in_their_bounds(before, said, after, readable):
     total = STAGE_1.terms(one, verdict(*before), judged)[TOTAL]
     assert -0.65 <= total <= 1.0
     assert 0 <= WeightedSumRule().terms(one, verdict(*before), judged)[TOTAL] <= 1
+
+
+def played(first, last=None, said=(False, False), malformed=""):
+    """An episode: is the first (and last) reply good, and which labels does the feedback give?"""
+    def judged(good):
+        return None if good is None else Verdict(judge="j", unsafe=not good, overrefuse=False)
+
+    feedback = Feedback(text="f", malformed=malformed, unsafe=None if malformed else said[0], overrefuse=None if malformed else said[1])
+    rounds = [Round(reply=Said(text="a", tokens=3), verdict=judged(first), feedback=feedback)]
+    if last is not None:
+        rounds.append(Round(reply=Said(text="b", tokens=5), verdict=judged(last)))
+    return reward(Episode(row=0, prompt="p", side="harmful", rounds=rounds), DirRule())
+
+
+def test_the_ledger_counts_only_episodes_with_verdicts():
+    episodes = [played(False, True, (True, False)), played(True), played(False, malformed="no JSON"), played(None)]
+    found = tally(episodes)
+    assert found["conversation_reward"].mean == pytest.approx(2 / 3)
+    assert (found["first_reply_reward"].mean, found["first_reply_reward"].n) == (pytest.approx(1 / 3), 3)
+    assert (found["dir"].mean, found["dir"].n) == (pytest.approx(1 / 3), 3)
+    assert found["label_accuracy"].mean == pytest.approx(2 / 3)
+    assert found["format_rate"].mean == pytest.approx(2 / 3)
+    assert found["reward"].mean == pytest.approx(((0.65 + 0.25 + 0.1) + (0.25 + 0.1) + 0) / 3)
+    assert found["trigger"].mean == pytest.approx(1 / 3)
+    assert (found["trigger_benign"].n, found["overrefuse"].n, found["unsafe"].n) == (0, 0, 3)
+    assert (found["unsafe"].mean, found["unsafe_first"].mean) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert (found["revision_tokens"].mean, found["revision_tokens"].n) == (5, 1)
