@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads must not spin on the cores that other processes need
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may ask the Hub
+os.environ.pop("GUARDWALTZ_PLUGINS", None)  # what a developer's shell names is no part of the tests
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -22,7 +22,6 @@ from core.lm.tiny import make_tiny
 from core.methods import UserError
 from core.records import GuardExample, Labels, read_jsonl
 from core.refs import parse_model_ref, run_id_of
-from core.runs import Workspace
 from core.waltz.feedback import is_whole, write_json
 from core.waltz.protocol import AGENTS, Opening, Rules, Turn, play
 from core.waltz.rules_file import rules_of, write_rules
@@ -36,11 +35,6 @@ WARM = Speech(temperature=1.0, max_new_tokens=12, max_feedback_tokens=9, seed=3)
 def alone():
     """What an earlier test had over the tiny model has left memory."""
     gc.collect()
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 @pytest.fixture(scope="module")

@@ -33,11 +33,6 @@ DEMO = REPOSITORY / "assets" / "demo"
 FORMATS = ("json", "score")
 
 
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
-
-
 def genesis(number, agent="qa_agent", **changes):
     return {"task": f"Task number {number}", "context": f"Context of case {number}", "expected_output": f"Answer number {number}",
             "difficulty": ("easy", "hard")[number % 2], "agent_name": agent, "category": f"category {number % 3}", **changes}

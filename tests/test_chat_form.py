@@ -11,18 +11,12 @@ from core.compare.records import Comparison, checked_columns
 from core.files import write_json
 from core.guard.offers import UNTRAINED, first_guard, guard_offers
 from core.methods import UserError
-from core.runs import Workspace
 from core.ui.chat_form import AGAIN, ChatForm
 from tests.test_ui_pages import make
 
 EMBEDDED = ("embedded · SmolLM2-135M-Instruct", "embedded")
 REST = ["", 0.7, 0.95, 64, 42, "", "", *[""] * 16]
 """What the fields after Models hold."""
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 def trained(workspace, run_id, prompt_format="guardreasoner", **more):

@@ -15,15 +15,9 @@ import pytest
 from core import Sampling, UserError
 from core.active import StopRequested
 from core.chat_models import chat_model_for
-from core.runs import Workspace
 from tests.opened_app import opened
 
 HELLO = [{"role": "user", "content": "Please explain how a letter is written."}]
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from core.data import find_chat
 from core.methods import UserError, validate
 from core.preflight import look
 from core.records import GuardExample, Labels, read_jsonl
-from core.runs import REPOSITORY, Workspace
+from core.runs import REPOSITORY
 from core.ui import chat_rows
 from core.waltz.feedback import question, write_json
 from tests.helpers import execute, write
@@ -24,11 +24,6 @@ with_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data files ar
 DEMO = REPOSITORY / "assets" / "demo"
 WORDS = ("bakery", "river", "engine", "violin", "harbour", "lantern", "meadow", "compass", "orchard", "granite")
 LEVELS = ("easy", "medium", "hard")
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 def talk(number, answer="", **about):

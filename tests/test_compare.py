@@ -15,11 +15,6 @@ from core.records import ChatExample, Preference, read_records
 from core.runs import Workspace
 
 
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
-
-
 def comparison(models=("embedded", "run:a"), said=(("Hello?", ("Good day.", "No.")),), **more):
     made = Comparison(columns=checked_columns(list(models)), options={"temperature": 0.7, "seed": 5}, **more)
     for prompt, texts in said:

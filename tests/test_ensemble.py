@@ -15,7 +15,7 @@ from core.methods import UserError, validate, with_preset
 from core.mining.outputs import read_outputs
 from core.preflight import look
 from core.records import GuardExample, Preference, read_records
-from core.runs import Workspace, update_status
+from core.runs import update_status
 from core.split_guard import keys_to_register, prompt_key
 from tests.helpers import execute, write
 from tests.test_mining import ON_CPU, TRAIN
@@ -23,11 +23,6 @@ from tests.test_sft_exact import examples
 
 RSFT = {name: value for name, value in TRAIN.items() if name != "lr"} | {"learning_rate": 3e-3}
 SIZES = {"a": 12, "b": 8, "c": 4}
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 @pytest.fixture

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from core import shipped
 from core.files import read_json, write_json
-from core.runs import Workspace
 from core.ui.finished_study import WITHOUT_WEIGHTS, study_card
 from tests.test_ui_pages import make
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 def test_the_shipped_study_is_shown_with_the_numbers_of_its_report(workspace):

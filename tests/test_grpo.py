@@ -127,11 +127,6 @@ def test_intervals_over_prompts():
 
 
 @pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
-
-
-@pytest.fixture
 def data(tmp_path):
     return write(tmp_path / "rows.jsonl", examples(24))
 

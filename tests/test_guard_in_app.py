@@ -110,7 +110,6 @@ def test_the_endpoint_of_the_app_answers_like_the_service(workspace, tiny_model)
             client.predict("run:nope", LETTER.prompt, api_name="/classify")
         with pytest.raises(AppError, match="prompt"):
             client.predict(str(tiny_model), "", api_name="/classify")
-        assert "torch" not in dir(demo)
     finally:
         serving_of(workspace).close()
         demo.close(verbose=False)

@@ -30,11 +30,6 @@ FEW = {"tuning": "lora", "epochs": 1, "batch_size": 4, "accumulation": 1, "lr": 
 
 
 @pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
-
-
-@pytest.fixture
 def data(tmp_path):
     return write(tmp_path / "pairs.jsonl", pairs(16))
 

@@ -12,17 +12,11 @@ from core.chat.messages import asked, shape_problem
 from core.lineage import ancestors
 from core.methods import UserError
 from core.records import ChatExample, Episode, GuardExample, Labels, Round, Said, read_jsonl, read_records
-from core.runs import Workspace
 from core.waltz.eval_log import EvaluatedEpisode
 from core.waltz.feedback import read_feedback
 from core.waltz.protocol import CONVERSATION_SYSTEM
 from tests.helpers import execute, write
 from tests.waltz_runs import verdict, waltz_run
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 def episode(row, side, reply, judged, *later, finish="stop"):

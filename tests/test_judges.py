@@ -11,15 +11,9 @@ from core.judges import Judge, Judged, judge_problem, open_judge
 from core.lm.generate import Generated
 from core.methods import UserError
 from core.records import Verdict
-from core.runs import Workspace
 
 TICKS = itertools.count(10**18, 10**9)
 REFUSAL, HELP = "I'm sorry, but I can't help with that.", "Here is how to whisk eggs: use a fork."
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 def test_rules_need_the_side_and_see_refusals(workspace):

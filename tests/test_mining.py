@@ -36,11 +36,6 @@ TRAIN = {**ON_CPU, "tuning": "full", "epochs": 8, "batch_size": 8, "accumulation
 
 
 @pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
-
-
-@pytest.fixture
 def data(tmp_path):
     return write(tmp_path / "rows.jsonl", examples(24))
 

@@ -18,17 +18,11 @@ from core.mining.samples import as_hard
 from core.mining.weights import GapRange, alpha, gap
 from core.preflight import look
 from core.records import GuardExample, Labels, Preference, read_jsonl, read_records
-from core.runs import Workspace
 from core.split_guard import keys_to_register
 from tests.helpers import execute, write
 from tests.test_mining import sample
 
 R, W = "harmful", "unharmful"  # right and wrong, as every row here is harmful
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 def mined(workspace, rows, model="run:rsft-0001", **config):

@@ -74,7 +74,8 @@ def test_two_visitors_do_not_see_each_others_runs(app):
     assert "recipe-0001" in ada.read("load", "runs_page")
     second = ada.press("act", "", module="runs_page", click=("start-recipe", "rehearsal"))
     assert "One rehearsal at a time" in " ".join(second["said"])
-    assert "recipe-0001" not in ben.press("act", "", module="runs_page", click=("download", "config.yaml")).get("text", "")
+    assert "config.yaml" in json.dumps(ada.press("act", "run=recipe-0001", module="runs_page", click=("download", "config.yaml"))["output"])
+    assert "config.yaml" not in json.dumps(ben.press("act", "run=recipe-0001", module="runs_page", click=("download", "config.yaml")))
 
 
 def test_a_visitor_cannot_change_or_start_anything_by_calling_what_pages_do_not_offer(app):

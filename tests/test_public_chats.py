@@ -192,7 +192,6 @@ def test_whatever_fails_the_next_message_can_be_sent(app, monkeypatch, capfd):
     assert "a defect" in capfd.readouterr().err
 
 
-@pytest.mark.usefixtures("echo")
 def test_old_exports_are_deleted_and_a_viewer_has_few(monkeypatch, tmp_path):
     monkeypatch.setattr(downloads, "get_upload_folder", lambda: str(tmp_path))
     old, young = (Path(downloads.text_file("words", f"{name}.jsonl", "ada")) for name in ("old", "young"))

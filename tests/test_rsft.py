@@ -15,17 +15,11 @@ from core.lm.tune import logged_steps
 from core.methods import UserError, validate
 from core.preflight import look
 from core.records import GuardExample, read_jsonl
-from core.runs import Workspace
 from core.split_guard import keys_to_register, prompt_key
 from tests.helpers import finish, wait_for, write
 from tests.test_sft_exact import examples
 
 FEW = {"tuning": "lora", "epochs": 1, "batch_size": 4, "accumulation": 1, "lr": 0.01, "dtype": "float32", "device": "cpu", "sample_rows": 0}
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 @pytest.fixture

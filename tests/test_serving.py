@@ -12,18 +12,13 @@ import pytest
 from core.chat_models import ChatModel
 from core.methods import UserError
 from core.records import Episode
-from core.runs import REPOSITORY, Workspace
+from core.runs import REPOSITORY
 from core.serve_worker import ServeWorker, sentence, verdict_words
 from core.serving import LAST, Question, Serving
 from tests.helpers import wait_for
 from tests.waltz_runs import verdict
 
 HELLO = [{"role": "user", "content": "Please explain how a letter is written."}]
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 @pytest.fixture

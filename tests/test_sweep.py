@@ -10,14 +10,8 @@ from core.evals.sweep import sweep, thresholds
 from core.files import write_json
 from core.methods import validate
 from core.records import Labels, Prediction
-from core.runs import Workspace
 from core.scores import score_labels
 from tests.helpers import execute, prompts, write
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 def scored(gold, score):

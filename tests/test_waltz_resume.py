@@ -9,6 +9,7 @@ import pytest
 from core.active import StopRequested
 from core.files import read_json
 from core.jobs import create, resume, submit
+from core.judges import open_judge
 from core.methods import UserError
 from core.waltz.ledger import read_episodes, read_iterations
 from core.waltz.protocol import AGENTS
@@ -119,11 +120,20 @@ def test_kill_9_and_resume_repeats_the_uninterrupted_run(workspace, data, tiny_m
     assert [one.iteration for one in read_episodes(run.dir)] == [number for number in range(1, 13) for _ in range(6)]
 
 
-def test_other_prompts_or_another_judge_are_refused_on_resume(workspace, data, tiny_model):
+def test_other_prompts_are_refused_on_resume(workspace, data, tiny_model):
     settings = {**FEW, "data": data, "model": str(tiny_model), "stage": 1}
     run = execute(workspace, "waltzrl", settings)
     write(Path(data), prompts(14))
-    with pytest.raises(UserError, match=r"Changed since .* began: prompts"):
+    with pytest.raises(UserError, match=r"Changed since .* began: prompts\b"):
+        execute(workspace, "waltzrl", settings, run)
+
+
+def test_another_judge_is_refused_on_resume(workspace, data, tiny_model, monkeypatch):
+    settings = {**FEW, "data": data, "model": str(tiny_model), "stage": 1}
+    run = execute(workspace, "waltzrl", settings)
+    judge = type(open_judge(FEW["judge"], workspace))
+    monkeypatch.setattr(judge, "identity", property(lambda _: "the same name, other weights"))
+    with pytest.raises(UserError, match=r"Changed since .* began: judge"):
         execute(workspace, "waltzrl", settings, run)
 
 

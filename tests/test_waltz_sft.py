@@ -26,7 +26,6 @@ from core.lm.waltz_sft_rows import CHUNK, build_chat_rows
 from core.methods import UserError, validate, with_preset
 from core.preflight import look as look_before
 from core.records import ChatExample, Said, read_jsonl
-from core.runs import Workspace
 from core.split_guard import prompt_key
 from core.waltz.feedback import SYSTEM, question, write_json, write_score
 from core.waltz.protocol import AGENTS, Rules
@@ -52,11 +51,6 @@ def judged(count, kinds=KINDS, form="json", **about):
     return [ChatExample(messages=[{"role": "system", "content": SYSTEM[form]},
                                   {"role": "user", "content": question(f"Question {row}: please help", f"Answer {row}")},
                                   {"role": "assistant", "content": answer(*kinds[row % len(kinds)])}], **about) for row in range(count)]
-
-
-@pytest.fixture
-def workspace(workspace_dir):
-    return Workspace(workspace_dir)
 
 
 @pytest.fixture
