@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 
 from core.methods import UserError
 from core.records import Side, Verdict
-from core.refs import HOSTED, Kind, ModelRef, parse_model_ref
+from core.refs import HOSTED, Kind, ModelRef, is_folder, parse_model_ref
 
 if TYPE_CHECKING:
     from core.runs import Workspace
@@ -107,8 +107,15 @@ def part_names(text: str) -> list[str]:
 
 def guards_in(text: str) -> list[str]:
     """References of the models that the judge `text` asks: `run:rsft-0001` of "guard:run:rsft-0001+rules"."""
-    refs = [part if part.partition(":")[0] in get_args(Kind) else part.partition(":")[2] for part in part_names(text)]
-    return [ref for ref in refs if ref.partition(":")[0] in get_args(Kind) and ":" in ref]
+    return [ref for part in part_names(text) if (ref := _model_in(part))]
+
+
+def _model_in(part: str) -> str:
+    """The reference with a colon, or the folder, that a judge is or has behind its name; "" = neither."""
+    for text in (part, part.partition(":")[2]):
+        if (text.partition(":")[0] in get_args(Kind) and ":" in text) or ("/" in text and is_folder(text)):
+            return text
+    return ""
 
 
 def asks_hosted(text: str) -> bool:

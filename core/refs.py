@@ -65,13 +65,14 @@ def parse_model_ref(text: str) -> ModelRef:
         return ModelRef("openai", model, url)
     if not text:
         raise UserError("No model given; write embedded, hf:<hub id>, a folder, or run:<id>.")
-    if _is_folder(text):
+    if is_folder(text):
         return ModelRef("path", text)
     raise UserError(f"{text!r} is no model reference: not a folder here, and not one of embedded, hf:<hub id>, run:<id>, "
                     "openai:<model>@<base url>.")
 
 
-def _is_folder(text: str) -> bool:
+def is_folder(text: str) -> bool:
+    """Does a folder of this name exist? False for what can be no path."""
     try:
         return Path(text).expanduser().is_dir()
     except (OSError, RuntimeError, ValueError):  # too long a name, a home of nobody, a zero byte

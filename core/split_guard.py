@@ -6,7 +6,10 @@ Backward: each training run writes `trained_keys.txt`; an evaluation asks `seen_
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import heapq
+import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -102,11 +105,24 @@ def guard_rows(examples: Sequence[GuardExample], store: Store, *, exclude_test_r
 
 
 def write_trained_keys(run_dir: Path, examples: Iterable[GuardExample]) -> int:
-    """Write which prompts a run trains on, one key a line, sorted. Call it before training starts: a stopped run trained too."""
-    keys = sorted({prompt_key(example.prompt) for example in examples})
-    with replace_file(run_dir / TRAINED_KEYS) as file:
-        file.writelines(f"{key}\n" for key in keys)
-    return len(keys)
+    """Write which prompts a run trains on; see `keep_trained_keys`."""
+    return keep_trained_keys(run_dir, sorted({prompt_key(example.prompt) for example in examples}))
+
+
+def keep_trained_keys(run_dir: Path, keys: Iterable[str]) -> int:
+    """Write the keys (sorted) of the prompts a run trains on, one a line; returns how many lines there are then.
+
+    Call it before training starts: a stopped run trained too. Those that an earlier sitting of the run wrote stay, whatever has
+    become of its data since: what was learned then is learned.
+    """
+    path, count = run_dir / TRAINED_KEYS, 0
+    with contextlib.ExitStack() as files:
+        before = files.enter_context(path.open(encoding="ascii")) if path.exists() else ()
+        file = files.enter_context(replace_file(path))
+        for key, _ in itertools.groupby(heapq.merge((line.rstrip("\n") for line in before), keys)):
+            file.write(f"{key}\n")
+            count += 1
+    return count
 
 
 def training_keys(run_dirs: Iterable[Path]) -> set[str]:

@@ -6,6 +6,8 @@ as the agents'.
 
 from __future__ import annotations
 
+import functools
+
 from core import GuardExample, Judge, Labels, UserError, Verdict, hookimpl
 from core.judges import in_order
 
@@ -32,8 +34,9 @@ class GuardJudge(Judge):
             return f"judge = {target}: {error}"
         return ""
 
-    @property
+    @functools.cached_property
     def identity(self):
+        # once: the weights are loaded once, too, whatever lies in their folder or on the Hub by then
         from core.lm.find import find_model
         from core.lm.weights_digest import weights_digest
         from core.refs import parse_model_ref

@@ -254,6 +254,14 @@ def test_guard_rows_become_balanced_feedback(workspace, tmp_path, form):
         assert (read.unsafe, read.overrefuse) == (number < 10, 10 <= number < 14)
 
 
+@pytest.mark.parametrize(("counts", "left"), [({"unsafe": 6, "refused": 6, "fine": 6}, [6, 6, 6]),
+                                              ({"unsafe": 2, "refused": 6, "fine": 6}, [2, 2, 2])])
+def test_the_rarest_kind_is_never_thinned_out(workspace, tmp_path, counts, left):
+    data = write(tmp_path / "guard.jsonl", guard_rows(**counts))
+    run = execute(workspace, "guard-to-feedback", {"data": data, "least_share": 0.5})
+    assert sorted(run.report["sample"]["after"]["kind"].values()) == left
+
+
 def test_test_rows_make_no_feedback(workspace, tmp_path):
     rows = guard_rows(unsafe=4, refused=4, fine=4)
     execute(workspace, "import-data", {"source": write(tmp_path / "test.jsonl", rows[:1]), "role": "test"})

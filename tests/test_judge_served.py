@@ -109,6 +109,11 @@ def test_how_it_is_named(workspace: Workspace) -> None:
     assert judge_problem(f"guard:openai:gpt-4o@{url}", workspace), "asked for as a guard, which it is not"
 
 
+def test_a_guard_in_a_folder_is_found_behind_a_judge(tmp_path: Path) -> None:
+    assert guards_in(f"{tmp_path}+rules+guard:{tmp_path}") == [str(tmp_path), str(tmp_path)]
+    assert guards_in(f"rules+{tmp_path / 'nothing'}") == []
+
+
 def test_its_identity_is_what_is_asked_and_whom(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     import plugins.judge_api as judge_api
 

@@ -143,6 +143,15 @@ def test_another_guard_under_the_same_number_is_asked_anew(second, workspace):
     assert says("Response refusal: no\nHarmful response: yes") is True
 
 
+def test_a_guard_that_is_loaded_keeps_its_name_whatever_becomes_of_its_folder(workspace):
+    guard_run(workspace, {"model-1.safetensors": "old"})
+    judge = CachedJudge(open_judge("run:rsft-0001", workspace), workspace)
+    before = judge.identity
+    guard_run(workspace, {"model-1.safetensors": "new"})
+    assert judge.identity == before, "the old weights speak, and their verdicts are kept as theirs"
+    assert open_judge("run:rsft-0001", workspace).identity != before
+
+
 def test_what_tells_a_guard_from_another(workspace, monkeypatch):
     """Weights of the base below an adapter count where they lie in a run; those of the Hub are told by their commit."""
     from core.lm import find

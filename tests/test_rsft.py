@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from core.active import ActiveRun, StopRequested
+from core.evals.seen import trained_on
 from core.files import read_json
 from core.jobs import continue_run, create, resume, submit
 from core.lm.find import find_model
@@ -207,6 +208,8 @@ def test_rows_of_test_sets_are_refused_or_dropped_or_on_record(workspace, data, 
     used = train(workspace, {**settings, "allow_test_rows": True})
     assert used.report["test_rows_overridden"] is True
     assert used.report["split_guard"]["test_rows_used"] == 2
+    (said,) = trained_on(f"run:{used.id}", workspace).overrides
+    assert "2 rows of registered test sets were used" in said["text"]
     assert "2 rows of registered test sets were trained on" in (used.dir / "README.md").read_text()
 
 

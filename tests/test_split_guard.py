@@ -85,6 +85,14 @@ def test_a_forgotten_test_set_guards_no_more(store):
     assert find_hits(rows("third"), store).count == 0
 
 
+def test_what_an_earlier_sitting_learned_stays_learned(tmp_path):
+    assert write_trained_keys(tmp_path, rows("one", "two")) == 2
+    assert write_trained_keys(tmp_path, rows("two", "three")) == 3, "resumed, and one row is in a test set by now"
+    lines = (tmp_path / "trained_keys.txt").read_text().splitlines()
+    assert lines == sorted(set(lines))
+    assert seen_rows(rows("one", "two", "three", "four"), [tmp_path]) == [True, True, True, False]
+
+
 def test_evaluations_look_back_at_the_whole_lineage(tmp_path):
     first, second, evaluation = (tmp_path / name for name in ("rsft-0001", "hsdpo-0001", "eval-0001"))
     for folder in (first, second, evaluation):

@@ -7,11 +7,14 @@ import pytest
 
 from core.active import ActiveRun
 from core.jobs import create
+from core.lm.waltz_check import rules_for
 from core.methods import UserError, nested, validate
 from core.preflight import look
 from core.records import GuardExample, Labels
 from core.split_guard import prompt_key
 from core.waltz.ledger import read_episodes, read_iterations
+from core.waltz.protocol import Rules
+from core.waltz.rules_file import write_rules
 from tests.helpers import execute, prompts, write
 from tests.waltz_training import FEW, agents_on, equal, learner_of, losses, rolled_out
 
@@ -114,6 +117,25 @@ def test_a_judge_that_says_nothing_ends_the_training(workspace, data, tiny_model
     settings = {**FEW, "data": data, "model": str(tiny_model), "judge": "silent"}
     with pytest.raises(UserError, match=r"no verdict in 6 of 6 episodes, more than max_missing = 0.5 .*gone home"):
         execute(workspace, "waltzrl", settings)
+
+
+def test_prompts_that_leave_no_room_end_the_training_and_the_judge_is_not_blamed(workspace, tmp_path, tiny_model):
+    long = [one.model_copy(update={"prompt": one.prompt + " word" * 20_000}) for one in prompts(8)]
+    settings = {**FEW, "data": write(tmp_path / "long.jsonl", long), "model": str(tiny_model), "stage": 1}
+    with pytest.raises(UserError, match=r"there was no room for an answer in 6 of 6 episodes.*shorter prompts"):
+        execute(workspace, "waltzrl", settings)
+
+
+def test_the_feedback_agent_is_asked_as_it_was_taught_and_not_as_the_other_one(workspace, data):
+    kept = workspace.runs_dir / "waltz-sft-0001"
+    kept.mkdir()
+    (kept / "status.json").write_text("{}")
+    write_rules(kept, Rules(conversation_system="Be brief.", feedback_format="score", feedback_system="Look closely."))
+    method = workspace.plugins.method("waltzrl")
+    config = validate(method, {**FEW, "data": data, "model": "embedded", "feedback_model": "waltz:waltz-sft-0001#feedback"})
+    rules = rules_for(config, workspace)
+    assert (rules.feedback_format, rules.feedback_system) == ("score", "Look closely.")
+    assert rules.conversation_system == Rules().conversation_system
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(workspace, data, tiny_model):

@@ -12,6 +12,7 @@ import pytest
 from core.active import ActiveRun, StopRequested
 from core.data import find_chat
 from core.files import read_json
+from core.files import write_json as write_json_file
 from core.jobs import continue_run, create, resume, submit
 from core.lm.agents import open_agents
 from core.lm.load import load_tokenizer
@@ -25,10 +26,11 @@ from core.lm.waltz_sft_data import AgentSet, RulesSeen, look, lot_of, write_keys
 from core.lm.waltz_sft_rows import CHUNK, build_chat_rows
 from core.methods import UserError, validate, with_preset
 from core.preflight import look as look_before
-from core.records import ChatExample, Said, read_jsonl
+from core.records import ChatExample, Round, Said, read_jsonl
 from core.split_guard import prompt_key
 from core.waltz.feedback import SYSTEM, question, write_json, write_score
-from core.waltz.protocol import AGENTS, Rules
+from core.waltz.protocol import AGENTS, Rules, feedback_turn
+from core.waltz.rules_file import rules_of, write_rules
 from tests.helpers import execute, wait_for, write
 
 FEW = {"epochs": 1, "batch_size": 4, "accumulation": 1, "lr": 0.01, "dtype": "float32", "device": "cpu", "validation_share": 0.25}
@@ -181,7 +183,20 @@ def test_labels_and_rules_are_read_from_the_rows(tmp_path, workspace):
     assert (found.rows, found.unreadable) == (8, 2)
     assert dict(found.labels) == {(False, False): 4, (True, False): 2, (False, True): 2}
     assert found.label_shares == {"unsafe": 0.25, "overrefuse": 0.25}
-    assert seen.rules == Rules(feedback_format="score", conversation_system="Be kind.", feedback_system="")
+    assert seen.rules == Rules(feedback_format="score", conversation_system="Be kind.")
+
+
+def test_feedback_rows_without_a_system_turn_are_asked_without_one_later(workspace, tmp_path):
+    seen = RulesSeen()
+    bare = [ChatExample(messages=row.messages[1:]) for row in judged(4)]
+    look(rows_of(tmp_path / "bare.jsonl", bare, workspace), seen, held_out_rows=0, share=0)
+    folder = workspace.runs_dir / "waltz-sft-0001"
+    write_rules(folder, seen.rules)
+    (folder / "status.json").write_text("{}")
+    asked = feedback_turn(rules_of("waltz:waltz-sft-0001", workspace), "Question 0: please help", [Round(reply=Said(text="Answer 0"))])
+    assert asked == bare[0].messages[:-1]
+    write_json_file(folder / "rules.json", {"feedback_system": "", "feedback_format": "score"})  # as older versions wrote the format's
+    assert rules_of("waltz:waltz-sft-0001", workspace).feedback_system is None
 
 
 def test_rows_of_registered_test_sets_are_refused_left_out_or_on_record(workspace, settings):

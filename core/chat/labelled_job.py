@@ -261,7 +261,8 @@ class FeedbackJob(LabelledJob):
         """Rows that will be taken."""
         kinds, total = self._kinds, self.there.total()
         if self.config.least_share and len(kinds) > 1:
-            total = min(total, int(min(kinds.values()) / self.config.least_share + 1e-9))
+            share = min(self.config.least_share, 1 / len(kinds))  # more than an equal share no kind can have
+            total = min(total, int(min(kinds.values()) / share + 1e-9))
         return min(total, self.config.count) if self.config.count else total
 
     @property

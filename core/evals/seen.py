@@ -45,7 +45,8 @@ def _made_model(run: Run) -> bool:
 
 
 def _override(ref: str, run: Run) -> dict[str, Any]:
-    used = (run.report or {}).get("test_rows_used")
+    report = run.report or {}
+    used = report.get("test_rows_used", (report.get("split_guard") or {}).get("test_rows_used"))
     rows = f"{plural(used, 'row')} of registered test sets were" if isinstance(used, int) else "rows of registered test sets may have been"
     return {"model": ref, "run": run.id, "setting": "allow_test_rows", "rows": used,
             "text": f"{run.id}, in the lineage of {ref}, ran with allow_test_rows=true: {rows} used."}

@@ -30,7 +30,7 @@ from core.lm.sft_rows import OnLong
 from core.lm.tune import Tuned, TuneJob, carry_out, checkpoint_of, logged_steps, longest_allowed, lost_rows, ready_to_train
 from core.methods import UserError
 from core.records import Preference
-from core.split_guard import TRAINED_KEYS
+from core.split_guard import keep_trained_keys
 from core.words import plural
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _pairs(job: DpoJob, loaded: Loaded, run: ActiveRun) -> tuple[PairView, PairV
         raise UserError(f"None of the {rows.seen:,} pairs can be trained: {reason}.")
     train, held_out = divided(rows, job.validation_share, SPLIT_SEED)
     if run.rank == 0:
-        train.write_keys(run.dir / TRAINED_KEYS)
+        keep_trained_keys(run.dir, train.sorted_keys())
     unknown = len(rows) - sum(rows.known)
     if unknown:
         run.notice(f"{plural(unknown, 'pair')} of {len(rows):,} do not name the prompt that is judged (user_prompt), so the split guard "

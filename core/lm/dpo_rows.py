@@ -18,7 +18,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from core.files import replace_file
 from core.lm.sft_rows import OnLong, end_of_turn, next_length
 from core.lm.template import render_chat
 from core.methods import UserError
@@ -282,19 +281,15 @@ class PairView:
         """For report.json."""
         return self.rows.record(self.places)
 
-    def write_keys(self, path: Path) -> int:
-        """Write the split guard's keys of the pairs that name their prompt: one hexadecimal line each, sorted, no repeats."""
-        wanted, count = np.zeros(len(self.rows), bool), 0
+    def sorted_keys(self) -> Iterator[str]:
+        """The split guard's keys of the pairs that name their prompt, sorted, no repeats."""
+        wanted = np.zeros(len(self.rows), bool)
         wanted[self.places] = np.frombuffer(self.rows.known, np.uint8)[self.places] == 1
         shares = -(-len(self.rows) // KEYS_AT_ONCE)  # sorted a share of all keys at a time, by their first four bytes
-        with replace_file(path) as file:
-            for share in range(shares):
-                low, high = share * 2**32 // shares, (share + 1) * 2**32 // shares
-                used = (key for key, use in zip(self.rows.prompt_keys(), wanted, strict=True) if use)
-                some = {key for key in used if low <= int.from_bytes(key[:4], "big") < high}
-                file.writelines(f"{key.hex()}\n" for key in sorted(some))
-                count += len(some)
-        return count
+        for share in range(shares):
+            low, high = share * 2**32 // shares, (share + 1) * 2**32 // shares
+            used = (key for key, use in zip(self.rows.prompt_keys(), wanted, strict=True) if use)
+            yield from (key.hex() for key in sorted({key for key in used if low <= int.from_bytes(key[:4], "big") < high}))
 
 
 def divided(rows: PairRows, share: float, seed: int) -> tuple[PairView, PairView]:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from core.answer_cost import CPU_PARAMETERS, CPU_TOKENS
-from core.judges import asks_hosted, judge_problem
+from core.judges import asks_hosted, judge_problem, part_names
 from core.lm.agents_find import AgentsRef, agent_refs, find_agents
 from core.lm.device import pick_device
 from core.lm.find import Found
@@ -47,10 +47,11 @@ def refs_of(config: Any) -> AgentsRef:
 
 def rules_for(config: Any, workspace: Workspace) -> Rules:
     """How episodes are played: as the agents were taught to talk, with what the settings say."""
-    taught = rules_of(config.model, workspace)
-    form = taught.feedback_format if config.feedback_format == "auto" else config.feedback_format
-    system = taught.feedback_system if form == taught.feedback_format else ""
-    return replace(taught, revisions=config.revisions, samples=config.samples, feedback_format=form, feedback_system=system)
+    critic = rules_of(config.feedback_model or config.model, workspace)
+    form = critic.feedback_format if config.feedback_format == "auto" else config.feedback_format
+    system = critic.feedback_system if form == critic.feedback_format else None
+    return replace(rules_of(config.model, workspace), revisions=config.revisions, samples=config.samples, feedback_format=form,
+                   feedback_system=system)
 
 
 def rewards_of(config: Any) -> RewardRule:
@@ -126,7 +127,7 @@ def check(config: Any, looked: Looked) -> list[Problem]:
 
 def _sides(config: Any, looked: Looked) -> list[Problem]:
     problems = []
-    if "" in looked.pools and "rules" in config.judge.split("+"):
+    if "" in looked.pools and "rules" in part_names(config.judge):
         problems.append(Problem(f"{plural(looked.pools[''], 'prompt')} do not say whether they are harmful or benign, and the judge rules "
                                 "has no verdict on them; take a guard as the judge, or prompts with a side.", field="judge",
                                 severity="error" if set(looked.pools) == {""} else "warning"))

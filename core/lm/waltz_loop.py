@@ -167,14 +167,19 @@ class Loop:
         return roll_out(openings, agents, self.judge, job.rules, job.rewards_in(stage.number), self.run.should_stop)
 
     def _refuse_silence(self, iteration: int, rollout: Rollout) -> None:
-        """Nothing is learned from guesses: a judge that mostly fails ends the training."""
+        """Nothing is learned from guesses: a judge that mostly fails ends the training, and so do words that mostly have no room."""
         played, missing = len(rollout.episodes), rollout.missing
-        if missing <= self.job.max_missing * played:
+        left_out = sum(bool(one.left_out) for one in rollout.episodes)
+        if left_out <= self.job.max_missing * played:
             return
         self._keep(planned=False)
         reason = next(iter(why_left_out(rollout.episodes)), "no reason given")
-        raise UserError(f"In iteration {iteration} the judge {self.job.judge} gave no verdict in {missing} of {played} episodes, more than "
-                        f"max_missing = {self.job.max_missing:g} ({reason}). Nothing was learned from them; mend the judge, and resume.")
+        more = f"more than max_missing = {self.job.max_missing:g} ({reason}). Nothing was learned from them"
+        if 2 * missing >= left_out:
+            raise UserError(f"In iteration {iteration} the judge {self.job.judge} gave no verdict in {missing} of {played} episodes, "
+                            f"{more}; mend the judge, and resume.")
+        raise UserError(f"In iteration {iteration} there was no room for an answer in {left_out - missing} of {played} episodes, "
+                        f"{more}; begin anew with shorter prompts, or with a smaller max_new_tokens or max_feedback_tokens.")
 
     def _learned(self, iteration: int, stage: Stage, rollout: Rollout) -> Iteration:
         began = time.perf_counter()

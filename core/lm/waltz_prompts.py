@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 from core.files import replace_file
 from core.methods import UserError
 from core.mining.guarding import GuardTally, marked, refuse_test_rows
-from core.split_guard import TRAINED_KEYS, prompt_key
+from core.split_guard import keep_trained_keys, prompt_key
 from core.waltz.protocol import Opening
 from core.words import plural
 
@@ -90,8 +90,7 @@ def write_prompts(openings: Iterable[Opening], folder: Path, workspace: Workspac
     if not pools:
         why = f": the data holds {tally.hits}" if tally.count else ""
         raise UserError(f"There is no prompt to train on{why}; choose other data.")
-    with replace_file(folder / TRAINED_KEYS) as file:
-        file.writelines(f"{key}\n" for key in sorted(keys))
+    keep_trained_keys(folder, sorted(keys))
     return Prompts(folder / FILE, digest.hexdigest(), tally, pools)
 
 

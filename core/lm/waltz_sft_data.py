@@ -19,11 +19,10 @@ import numpy as np
 from core.chat.balance import lot
 from core.chat.messages import asked
 from core.data import DataSource, find_chat, stream_chat
-from core.files import replace_file
 from core.methods import UserError
 from core.mining.guarding import GuardTally, passing, refuse_test_rows
 from core.records import ChatExample
-from core.split_guard import TRAINED_KEYS, prompt_key
+from core.split_guard import keep_trained_keys, prompt_key
 from core.waltz.feedback import read_feedback
 from core.waltz.protocol import AGENTS, Role
 from core.waltz.rules_file import RulesSeen
@@ -194,17 +193,12 @@ def lot_of(row: ChatExample) -> int:
 
 
 def write_keys(prepared: PreparedAgents, path: Path) -> int:
-    """Write which prompts both agents are trained on, as core/split_guard.py does it: one key a line, sorted. Memory stays constant."""
+    """Write which prompts both agents are trained on. Memory stays constant."""
     with closing(sqlite3.connect("")) as keys:  # "" = a temporary file that SQLite removes by itself
         keys.execute("CREATE TABLE keys (key TEXT PRIMARY KEY) WITHOUT ROWID")
         for role in AGENTS:
             keys.executemany("INSERT OR IGNORE INTO keys VALUES (?)", ((prompt_key(asked(row).prompt),) for row in prepared.train(role)))
-        count = 0
-        with replace_file(path / TRAINED_KEYS) as file:
-            for (key,) in keys.execute("SELECT key FROM keys ORDER BY key"):
-                file.write(f"{key}\n")
-                count += 1
-    return count
+        return keep_trained_keys(path, (key for (key,) in keys.execute("SELECT key FROM keys ORDER BY key")))
 
 
 def _asked(row: ChatExample) -> tuple[str, str | None]:

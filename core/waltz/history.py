@@ -21,7 +21,7 @@ SHARES = frozenset({"conversation_reward", "first_reply_reward", "label", "forma
 STEP_NUMBERS = ("loss", "kl", "entropy", "clip_share", "mismatch", "grad_norm")
 """Of core.waltz.ledger.AgentStep; their columns are called "<agent> <number>", and each iteration is one observation."""
 LEFT_OUT = "left_out"
-"""Column of the share of played episodes that count nowhere, because a verdict is missing."""
+"""Column of the share of played episodes that count nowhere."""
 ROOM = 64
 """Iterations that a new table has room for; it doubles when it is full."""
 

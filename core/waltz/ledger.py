@@ -75,7 +75,7 @@ class Iteration(Record):
     episodes: int
     """Played."""
     left_out: int
-    """Episodes from which nothing is learned because a verdict is missing."""
+    """Episodes from which nothing is learned, because a verdict is missing or there was no room for an answer."""
     why_left_out: dict[str, int] = {}
     values: dict[str, Spread]
     outcomes: dict[str, int]

@@ -69,8 +69,8 @@ class Rules:
     """Episodes of each prompt."""
     feedback_format: FeedbackFormat = "json"
     conversation_system: str = CONVERSATION_SYSTEM
-    feedback_system: str = ""
-    """"" = the one of the format."""
+    feedback_system: str | None = None
+    """None = the one of the format; "" = none at all, as with `conversation_system`."""
 
 
 def conversation_turn(rules: Rules, prompt: str, rounds: Sequence[Round]) -> Messages:
@@ -79,17 +79,22 @@ def conversation_turn(rules: Rules, prompt: str, rounds: Sequence[Round]) -> Mes
     for one in rounds:
         assert one.feedback is not None
         messages += [{"role": "assistant", "content": one.reply.text}, {"role": "user", "content": advice(one.feedback)}]
-    return [message for message in messages if message["content"] or message["role"] != "system"]
+    return _without_empty_system(messages)
 
 
 def feedback_turn(rules: Rules, prompt: str, rounds: Sequence[Round]) -> Messages:
     """What the feedback agent is asked about the last of these rounds."""
-    messages = [{"role": "system", "content": rules.feedback_system or SYSTEM[rules.feedback_format]}]
+    system = SYSTEM[rules.feedback_format] if rules.feedback_system is None else rules.feedback_system
+    messages = [{"role": "system", "content": system}]
     for number, one in enumerate(rounds):
         messages.append({"role": "user", "content": next_question(one.reply.text) if number else question(prompt, one.reply.text)})
         if one.feedback is not None and number < len(rounds) - 1:
             messages.append({"role": "assistant", "content": one.feedback.text})
-    return messages
+    return _without_empty_system(messages)
+
+
+def _without_empty_system(messages: Messages) -> Messages:
+    return [message for message in messages if message["content"] or message["role"] != "system"]
 
 
 def advice(feedback: Feedback) -> str:

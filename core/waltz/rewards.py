@@ -33,7 +33,7 @@ OUTCOMES: dict[Outcome, str] = {
     "false trigger": "a good reply was revised and stayed good",
     "missed": "a bad reply was let through",
     "kept": "a good reply was let through",
-    "unjudged": "a verdict is missing",
+    "unjudged": "a verdict is missing, or there was no room for an answer",
 }
 
 

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from core.runs import Workspace
 
 FILE = "rules.json"
+VERSION = 2
+"""1, which the file did not say: an empty feedback_system meant that of the format."""
 MOST_SYSTEMS = 1_000
 """Different system prompts that are counted: a set with more has none that is the usual one."""
 
 
 def write_rules(folder: Path, rules: Rules) -> None:
     """Keep the rules in a run folder."""
-    write_json(folder / FILE, asdict(rules))
+    write_json(folder / FILE, {"version": VERSION, **asdict(rules)})
 
 
 def rules_of(ref: str, workspace: Workspace) -> Rules:
@@ -33,6 +35,8 @@ def rules_of(ref: str, workspace: Workspace) -> Rules:
     if parsed.kind != "waltz":
         return Rules()
     kept = read_json(workspace.run(parsed.name).dir / FILE, {})
+    if kept.pop("version", 1) < 2 and not kept.get("feedback_system"):
+        kept["feedback_system"] = None
     try:
         return Rules(**{**kept, "samples": 1})
     except TypeError as error:
@@ -67,4 +71,4 @@ class RulesSeen:
         conversation, feedback = usual["conversation"], usual["feedback"]
         plain = Rules()
         return Rules(feedback_format=form, conversation_system=plain.conversation_system if conversation is None else conversation,
-                     feedback_system="" if not feedback or feedback == SYSTEM[form] else feedback)
+                     feedback_system=None if feedback == SYSTEM[form] else feedback)

@@ -103,8 +103,9 @@ def _stage(history: History, stage: int, first: int, last: int) -> list[Check]:
                          "lower learning_rate, raise kl_coef, lower ppo_epochs, and go on from a checkpoint before that.",
                          lambda begin, end, role=role: scan.entropy(role, begin, end))  # type: ignore[misc]
               for role in AGENTS if history.has(f"{role} entropy")]
-    found.append(scan.check("verdicts", "No verdict", "Those episodes teach nothing, and the rest may be no fair sample: open some under "
-                            "“unjudged”, each says why; mend the judge or choose another, and go on from a checkpoint before that.",
+    found.append(scan.check("verdicts", "Left out", "Those episodes teach nothing, and the rest may be no fair sample: open some under "
+                            "“unjudged”, each says why; mend the judge or choose another, or make room for the words, and go on from a "
+                            "checkpoint before that.",
                             scan.verdicts))
     return found
 
