@@ -268,6 +268,11 @@ def test_the_front_holds_what_nothing_beats():
     assert [(one.unsafe, one.overrefuse) for one in PUBLISHED] == [(0.39, 0.453), (0.046, 0.099)]
 
 
+def test_of_two_in_the_same_place_neither_beats_the_other():
+    points = [point(1, 0.1, 0.3), point(2, 0.1, 0.3), point(3, 0.2, 0.3), point(4, 0.3, 0.0), point(5, 0.3, 0.0)]
+    assert [one.number for one in front(points)] == [1, 2, 4, 5]
+
+
 def test_only_evaluations_on_the_same_prompts_by_the_same_judge_are_drawn_together():
     def report(sha, judge, keys, value=0.2):
         share = {"value": value, "low": 0.1, "high": 0.3, "n": 20}
@@ -282,6 +287,8 @@ def test_only_evaluations_on_the_same_prompts_by_the_same_judge_are_drawn_togeth
     assert (board.runs, board.others) == (["eval-3", "eval-1"], ["eval-4", "eval-2"])
     assert [(one.key, one.run) for one in board.points] == [("b", "eval-1"), ("d", "eval-1"), ("a", "eval-3")]
     assert [one.on_front for one in board.points] == [False, False, True]
+    tied = build_board([("eval-1", report("p", "rules", ["a", "b"]))], "eval-1")
+    assert [one.on_front for one in tied.points] == [True, True]
 
 
 # ---- whole runs ----
