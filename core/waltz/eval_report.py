@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,8 +82,16 @@ def _count(folder: Path, by_model: dict[str, list[Tally]], chosen: Sequence[Task
 
 
 def _notes(tallies: Sequence[Tally]) -> list[str]:
-    counts = {words: {tally.title: count for tally in tallies if (count := counted(tally))} for words, counted in _COUNTED.items()}
-    return [f"{words}: {'; '.join(f'{count:,} of {title}' for title, count in found.items())}." for words, found in counts.items() if found]
+    names = _names(tallies)
+    counts = {words: [f"{count:,} of {name}" for tally, name in zip(tallies, names, strict=True) if (count := counted(tally))]
+              for words, counted in _COUNTED.items()}
+    return [f"{words}: {'; '.join(found)}." for words, found in counts.items() if found]
+
+
+def _names(tallies: Sequence[Tally]) -> list[str]:
+    """Their titles; where several have the same one, with what tells them apart."""
+    titles = Counter(tally.title for tally in tallies)
+    return [tally.title if titles[tally.title] == 1 else f"{tally.title} ({tally.key})" for tally in tallies]
 
 
 _COUNTED: dict[str, Callable[[Tally], int]] = {
