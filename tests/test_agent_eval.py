@@ -490,7 +490,8 @@ def test_a_good_config_has_warnings_only(workspace, data, tiny_model, pair):
 def test_two_models_with_one_title_are_both_counted_in_the_notes(workspace):
     models = [("hf:a/tiny", "tiny", False), ("hf:b/tiny", "tiny", False), ("hf:a/big", "big", False)]
     notes = hand_run(workspace, "mine", HAND, models).report["notes"]
-    assert notes == ["Final replies without a verdict, which are in no share: 1 of tiny (hf:a/tiny); 1 of tiny (hf:b/tiny); 1 of big."]
+    assert notes == ["Final replies without a verdict, which are in no share: 1 of tiny, hf:a/tiny (it has gone home); "
+                     "1 of tiny, hf:b/tiny (it has gone home); 1 of big (it has gone home)."]
 
 
 # ---- the page ----

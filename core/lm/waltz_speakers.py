@@ -86,6 +86,7 @@ class Alone:
 
     def __init__(self, engine: Engine, rules: Rules, speech: Speech, should_stop: Callable[[], bool]) -> None:
         self.engine, self.rules, self.speech, self.should_stop = engine, rules, speech, should_stop
+        engine.forgiving = True  # a prompt that a server's filter refuses is a missing answer, not the end of the run
         self.seconds: dict[str, float] = defaultdict(float)
 
     def episodes(self, openings: Iterable[Opening], max_new_tokens: int) -> Iterator[Episode]:
@@ -103,7 +104,7 @@ class Alone:
             self.seconds["reply"] += time.perf_counter() - began
             if answer is None or answer.index != opening.row:  # stopped: after a gap nothing is in order any more
                 raise StopRequested
-            reply = Said(text=answer.text, tokens=answer.tokens, finish=answer.finish)
+            reply = Said(text=answer.text, tokens=answer.tokens, finish=answer.finish, failed=answer.failed or None)
             yield Episode(row=opening.row, prompt=opening.prompt, side=opening.side, source=opening.source, category=opening.category,
                           rounds=[Round(reply=reply)])
 

@@ -19,7 +19,7 @@ from core.answer_log import AnswerLog
 from core.evals.seen import TrainedOn
 from core.judges import Judge
 from core.methods import UserError
-from core.records import Episode
+from core.records import Episode, Verdict
 from core.waltz.eval_log import EvaluatedEpisode, read_evaluated
 from core.waltz.protocol import Opening
 
@@ -30,6 +30,7 @@ AT_ONCE = 64
 """Episodes that are judged and written together."""
 ENOUGH_TO_END = 16
 """Episodes of a model after which a judge that mostly fails ends the run."""
+NO_ANSWER = "the model gave no answer"
 
 
 class Speaker(Protocol):
@@ -117,7 +118,10 @@ def _judge(episodes: list[Episode], work: Work, run: ActiveRun) -> int:
     from core.lm.waltz_rollouts import ask_judge
 
     assert work.judge is not None
-    ask_judge(episodes, work.judge, run.should_stop)
+    for one in (one for episode in episodes for one in episode.rounds if episode.failed):
+        one.verdict = Verdict(judge=work.judge_text, missing=f"{NO_ANSWER}: {one.reply.failed}")
+    if answered := [episode for episode in episodes if not episode.failed]:
+        ask_judge(answered, work.judge, run.should_stop)
     return sum(map(_is_missing, episodes))
 
 
@@ -130,8 +134,11 @@ def _refuse_silence(episodes: list[Episode], missing: int, done: int, work: Work
     if missing <= work.max_missing * done or (done < ENOUGH_TO_END and missing < done):
         return
     reason = next((one.verdict.missing for episode in episodes for one in episode.rounds if one.verdict and one.verdict.missing), "")
-    raise UserError(f"The judge {work.judge_text} gave no verdict in {missing} of {done} episodes of {work.model}, more than max_missing = "
-                    f"{work.max_missing:g} ({reason or 'no reason given'}); mend the judge, and resume.")
+    silent = reason.startswith(NO_ANSWER)
+    who = "There is no verdict" if silent else f"The judge {work.judge_text} gave no verdict"
+    advice = "mend what serves the model, and resume, or start anew with a higher max_missing" if silent else "mend the judge, and resume"
+    raise UserError(f"{who} in {missing} of {done} episodes of {work.model}, more than max_missing = {work.max_missing:g} "
+                    f"({reason or 'no reason given'}); {advice}.")
 
 
 def _shares(episodes: list[Episode], before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
