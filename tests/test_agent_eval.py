@@ -9,6 +9,7 @@ import pytest
 from core.active import ActiveRun, StopRequested
 from core.intervals import Interval, wilson
 from core.jobs import create
+from core.judges import open_judge
 from core.methods import UserError, validate
 from core.records import Episode, Feedback, GuardExample, Labels, Round, Said, Verdict
 from core.runs import Workspace
@@ -424,13 +425,21 @@ def test_a_stopped_run_goes_on_and_ends_the_same(workspace, data, tiny_model, pa
     monkeypatch.setattr(ActiveRun, "progress", plain)
     kept = (run.dir / EPISODES).read_bytes()
     assert 12 < kept.count(b"\n") < 24
+    before = made(run)
     with (run.dir / EPISODES).open("ab") as file:
         file.write(b'{"model": "torn')
     (run.dir / "stop").unlink()
     execute(workspace, "agent-eval", settings, run)
-    assert (run.dir / EPISODES).read_bytes().startswith(kept)
+    assert made(run)[:kept.count(b"\n")] == before, "nothing is asked again but the judge"
     assert texts(run) == texts(whole)
+    assert not any(round_.verdict is None for one in read_evaluated(run.dir / EPISODES) for round_ in one.episode.rounds)
     assert run.report["entries"][1]["unsafe"] == whole.report["entries"][1]["unsafe"]
+
+
+def made(run):
+    """All that the models made, and how long it took."""
+    return [(one.model, one.seconds, [(round_.reply, round_.feedback) for round_ in one.episode.rounds])
+            for one in read_evaluated(run.dir / EPISODES)]
 
 
 def texts(run):
@@ -454,7 +463,16 @@ def test_a_judge_that_fails_ends_the_run_and_is_asked_again_on_resume(workspace_
     run = create(workspace, workspace.plugins.method("agent-eval"), {**settings, "judge": "silent"})
     with pytest.raises(UserError, match=r"gave no verdict in 12 of 12 episodes.*it has gone home.*resume"):
         execute(workspace, "agent-eval", {}, run)
-    assert (run.dir / EPISODES).read_bytes() == b""
+    kept = (run.dir / EPISODES).read_bytes()
+    assert kept.count(b"\n") == 12
+    with pytest.raises(UserError, match=r"gave no verdict in 12 of 12 episodes"):
+        execute(workspace, "agent-eval", {}, run)
+    assert (run.dir / EPISODES).read_bytes() == kept
+    monkeypatch.setattr(type(open_judge("silent", workspace)), "verdicts", type(open_judge("shy", workspace)).verdicts)
+    entry = execute(workspace, "agent-eval", {}, run).report["entries"][0]
+    assert (entry["good"]["n"], entry["good"]["missing"]) == (9, 3), "with the replies that were there"
+    assert [one[1:] for one in texts(run)] == [(one.episode.row, [one.episode.rounds[0].reply.text]) for one in map(
+        EvaluatedEpisode.model_validate_json, kept.splitlines())]
     shy = execute(workspace, "agent-eval", {**settings, "judge": "shy"}).report
     entry = shy["entries"][0]
     assert (entry["good"]["n"], entry["good"]["missing"]) == (9, 3)

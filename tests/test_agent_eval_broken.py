@@ -2,6 +2,9 @@
 
 import pytest
 
+from core.active import StopRequested
+from core.jobs import create
+from core.judges import open_judge
 from core.lm import engine_server
 from core.methods import UserError
 from core.runs import Workspace
@@ -77,3 +80,110 @@ def test_a_model_that_answers_nothing_ends_the_run(workspace, data, server):
     server.always = 400, "unknown field top_p"
     with pytest.raises(UserError, match=r"no verdict in 12 of 12 episodes.*gave no answer: .*unknown field top_p.*what serves the model"):
         execute(workspace, "agent-eval", {"models": [f"openai:vanilla@{server.url}"], "data": data, **FAST})
+
+
+# ---- what was answered is kept ----
+
+
+@pytest.fixture
+def hosted(server):
+    """An evaluation of a model behind the server."""
+    server.answer = lambda prompt, _: f"Gladly: {prompt}"
+    return {"models": [f"openai:vanilla@{server.url}"], "judge": "odd", **FAST}
+
+
+def begun(workspace, settings):
+    return create(workspace, workspace.plugins.method("agent-eval"), settings)
+
+
+def asked_for(server, number):
+    """How often a prompt was sent."""
+    return sum(f"Prompt {number}:" in str(body["messages"]) for body in server.asked)
+
+
+def test_a_server_that_fails_loses_no_answer(workspace, data, server, hosted):
+    server.trouble_with = lambda prompt: (401, "who are you?") if about(9)(prompt) else None
+    server.delay = lambda prompt: 0.5 * about(9)(prompt)
+    run = begun(workspace, {**hosted, "data": data})
+    with pytest.raises(UserError, match="status 401"):
+        execute(workspace, "agent-eval", {}, run)
+    assert [line.episode.row for line in lines(run)] == list(range(9))
+    assert all(line.episode.last.verdict.good is not None for line in lines(run)), "they are judged, too"
+    server.trouble_with = lambda _: None
+    assert execute(workspace, "agent-eval", {}, run).report["entries"][0]["good"]["n"] == 12
+    assert [asked_for(server, number) for number in range(9)] == [1] * 9
+
+
+def test_a_stopped_run_keeps_what_was_answered_and_judges_it_on_resume(workspace, data, server, hosted, monkeypatch):
+    run = begun(workspace, {**hosted, "data": data})
+    monkeypatch.setattr(engine_server, "AT_ONCE", 1)
+
+    def stops_at_the_eighth(prompt):
+        if about(7)(prompt):
+            (run.dir / "stop").touch()
+        return 0
+
+    server.delay = stops_at_the_eighth
+    with pytest.raises(StopRequested):
+        execute(workspace, "agent-eval", {}, run)
+    kept = lines(run)
+    assert 7 <= len(kept) <= 8
+    assert all(line.episode.last.verdict is None for line in kept), "a stop waits for no judge"
+    (run.dir / "stop").unlink()
+    server.delay = lambda _: 0
+    assert execute(workspace, "agent-eval", {}, run).report["entries"][0]["good"]["n"] == 12
+    assert [asked_for(server, number) for number in range(7)] == [1] * 7
+    assert [(line.episode.last.reply, line.seconds) for line in lines(run)][:len(kept)] == [
+        (line.episode.last.reply, line.seconds) for line in kept]
+
+
+def test_a_judge_that_breaks_loses_no_answer(workspace, data, server, hosted, monkeypatch):
+    odd = type(open_judge("odd", workspace))
+    plain = odd.verdicts
+
+    def breaks(*_):
+        raise UserError("the judge's server is down")
+
+    monkeypatch.setattr(odd, "verdicts", breaks)
+    run = begun(workspace, {**hosted, "data": data})
+    with pytest.raises(UserError, match="server is down"):
+        execute(workspace, "agent-eval", {}, run)
+    assert len(lines(run)) == 12
+    monkeypatch.setattr(odd, "verdicts", plain)
+    assert execute(workspace, "agent-eval", {}, run).report["entries"][0]["good"]["n"] == 12
+    assert len(server.asked) == 12
+
+
+# ---- a resumed run asks for what is missing ----
+
+
+def test_verdicts_missing_in_earlier_batches_are_asked_for_again(workspace, data, server, hosted, monkeypatch):
+    from core.waltz import evaluate as loop
+
+    monkeypatch.setattr(loop, "AT_ONCE", 6)
+    shy = type(open_judge("shy", workspace))
+    server.trouble_with = lambda prompt: (401, "who are you?") if about(8)(prompt) else None
+    run = begun(workspace, {**hosted, "data": data, "judge": "shy"})
+    monkeypatch.setattr(engine_server, "AT_ONCE", 1)
+    with pytest.raises(UserError, match="status 401"):
+        execute(workspace, "agent-eval", {}, run)
+    assert [line.episode.row for line in lines(run) if line.episode.last.verdict.missing] == [1]
+    sent = len(server.asked)
+    server.trouble_with = lambda _: None
+    monkeypatch.setattr(shy, "verdicts", type(open_judge("odd", workspace)).verdicts)
+    entry = execute(workspace, "agent-eval", {}, run).report["entries"][0]
+    assert (entry["good"]["n"], entry["good"]["missing"]) == (12, 0)
+    assert len(server.asked) == sent + 4, "the model is asked for what it did not answer, and for nothing else"
+
+
+def test_a_prompt_without_an_answer_is_asked_again_on_resume(workspace, data, server, hosted, monkeypatch):
+    monkeypatch.setattr(engine_server, "AT_ONCE", 1)
+    server.trouble_with = lambda prompt: (400, "a filter") if about(2)(prompt) else (401, "who are you?") if about(8)(prompt) else None
+    run = begun(workspace, {**hosted, "data": data})
+    with pytest.raises(UserError, match="status 401"):
+        execute(workspace, "agent-eval", {}, run)
+    assert [line.episode.row for line in lines(run) if line.episode.failed] == [2]
+    server.trouble_with = lambda _: None
+    entry = execute(workspace, "agent-eval", {}, run).report["entries"][0]
+    assert (entry["good"]["n"], entry["good"]["missing"]) == (12, 0)
+    assert [line.episode.row for line in lines(run)] == list(range(12))
