@@ -6,9 +6,14 @@ from core.active import StopRequested
 from core.jobs import create
 from core.judges import open_judge
 from core.lm import engine_server
+from core.lm.agents import Speech
+from core.lm.engines import Engine
+from core.lm.generate import Generated
 from core.methods import UserError
 from core.runs import Workspace
 from core.waltz.eval_log import EPISODES, read_evaluated
+from core.waltz.evaluate import gathered
+from core.waltz.protocol import Opening, Rules
 from tests.fakes.openai_server import openai_server
 from tests.helpers import FAKE_JUDGES, execute, prompts, write
 
@@ -187,3 +192,57 @@ def test_a_prompt_without_an_answer_is_asked_again_on_resume(workspace, data, se
     entry = execute(workspace, "agent-eval", {}, run).report["entries"][0]
     assert (entry["good"]["n"], entry["good"]["missing"]) == (12, 0)
     assert [line.episode.row for line in lines(run)] == list(range(12))
+
+
+# ---- a judge over the same base ----
+
+
+def test_an_engine_that_holds_the_base_rests_while_the_judge_asks(workspace, data, tiny_model, monkeypatch):
+    from core.lm import load, waltz_speakers
+    from core.waltz import evaluate as loop
+
+    monkeypatch.setattr(loop, "AT_ONCE", 5)
+    monkeypatch.setattr(waltz_speakers, "AT_ONCE", 5)
+    judge = f"reader:{tiny_model}"
+    reader, held = type(open_judge(judge, workspace)), []
+    plain = reader.verdicts
+
+    def verdicts(self, items, should_stop=None):
+        held.append([base.depth for base in load._BASES.values()])
+        return plain(self, items, should_stop)
+
+    monkeypatch.setattr(reader, "verdicts", verdicts)
+    report = execute(workspace, "agent-eval", {"models": [str(tiny_model)], "data": data, "judge": judge, **FAST,
+                                               "engine": "transformers"}).report
+    assert report["entries"][0]["good"]["n"] == 12
+    assert held == [[0]] * 3, "nobody holds the one base"
+
+
+def test_a_stop_in_such_an_engine_asks_for_no_further_batch(monkeypatch):
+    from core.lm import waltz_speakers
+
+    monkeypatch.setattr(waltz_speakers, "AT_ONCE", 4)
+    engine = Holding(stops_at=6)
+    episodes = waltz_speakers.Alone(engine, Rules(revisions=0), Speech(), lambda: engine.stopped).episodes(
+        [Opening(row, f"Prompt {row}") for row in range(20)], 8)
+    found, broken = gathered(episodes)
+    assert [one.row for one in found] == list(range(6))
+    assert isinstance(broken, StopRequested)
+    assert engine.calls == 2
+
+
+class Holding(Engine):
+    """Answers in one go, up to a row."""
+
+    name = "holding"
+    holds_base = True
+
+    def __init__(self, stops_at):
+        self.stops_at, self.stopped, self.calls = stops_at, False, 0
+
+    def answers(self, prompts, *, indices=None, **_):
+        self.calls += 1
+        for index, _prompt in zip(indices, prompts, strict=True):
+            self.stopped = self.stopped or index == self.stops_at
+            if not self.stopped:
+                yield Generated(index, 0, "Gladly.", (1,), 1, "stop", 0.0)

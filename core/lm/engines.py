@@ -45,6 +45,8 @@ class Engine:
     """The weights, where they are in this process and anything but `answers` may use them."""
     forgiving: bool = False
     """A request that fails alone (a server's content filter, say) becomes an answer that says why it `failed`. Else it ends the call."""
+    holds_base: ClassVar[bool] = False
+    """Computes on between two answers: whoever uses other weights over the same base in this thread must use up `answers` before."""
 
     def answers(self, prompts: Iterable[Prompt], *, samples: int = 1, max_new_tokens: int = 256, temperature: float = 0.0,
                 top_p: float = 1.0, seed: int = 42, indices: Iterable[int] | None = None, is_complete: Callable[[str], bool] | None = None,

@@ -11,13 +11,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from core.lm.agents import Agents, Speech, open_agents
 from core.lm.engines import ALIKE, EXACT, Engine, EngineName, open_engine
+from core.lm.generate import Generated
 from core.records import Episode, Round, Said
 from core.refs import parse_model_ref
-from core.waltz.evaluate import AT_ONCE, Speaker
+from core.waltz.evaluate import AT_ONCE, Speaker, gathered
 from core.waltz.protocol import Opening, Rules, Turn, conversation_turn, play
 
 if TYPE_CHECKING:
@@ -93,20 +94,34 @@ class Alone:
         """See Speaker."""
         from core.active import StopRequested
 
-        asked, numbered, played = itertools.tee(openings, 3)  # an engine reads ahead, but a few batches only
-        made = self.engine.answers((conversation_turn(self.rules, opening.prompt, []) for opening in asked),
-                                   indices=(opening.row for opening in numbered), max_new_tokens=max_new_tokens,
-                                   temperature=self.speech.temperature, top_p=self.speech.top_p, seed=self.speech.seed,
-                                   should_stop=self.should_stop)
+        asked, played = itertools.tee(openings)  # an engine reads ahead, but a few batches only
+        made = (self._batches if self.engine.holds_base else self._answers)(asked, max_new_tokens)
         for opening in played:
             began = time.perf_counter()
-            answer: Any = next(made, None)
+            answer = next(made, None)
             self.seconds["reply"] += time.perf_counter() - began
             if answer is None or answer.index != opening.row:  # stopped: after a gap nothing is in order any more
                 raise StopRequested
             reply = Said(text=answer.text, tokens=answer.tokens, finish=answer.finish, failed=answer.failed or None)
             yield Episode(row=opening.row, prompt=opening.prompt, side=opening.side, source=opening.source, category=opening.category,
                           rounds=[Round(reply=reply)])
+
+    def _batches(self, openings: Iterator[Opening], max_new_tokens: int) -> Iterator[Generated]:
+        """Each batch is answered whole before any of it is given: whoever gets it may ask a judge over the same base."""
+        while some := list(itertools.islice(openings, AT_ONCE)):
+            made, broken = gathered(self._answers(some, max_new_tokens))
+            yield from made
+            if broken is not None:
+                raise broken
+            if len(made) < len(some):  # stopped
+                return
+
+    def _answers(self, openings: Iterable[Opening], max_new_tokens: int) -> Iterator[Generated]:
+        asked, numbered = itertools.tee(openings)
+        return self.engine.answers((conversation_turn(self.rules, opening.prompt, []) for opening in asked),
+                                   indices=(opening.row for opening in numbered), max_new_tokens=max_new_tokens,
+                                   temperature=self.speech.temperature, top_p=self.speech.top_p, seed=self.speech.seed,
+                                   should_stop=self.should_stop)
 
     def close(self) -> None:
         """Let go of the weights."""

@@ -105,8 +105,8 @@ def _play(work: Work, spoken: Speaker, run: ActiveRun, progress: Callable[[int],
             refuse_silence(silent, missing, done, work)
 
 
-def gathered(items: Iterator[Item], most: int) -> tuple[list[Item], Exception | None]:
-    """The next `most` items; or those before an error, and the error: what was made before it may have been paid for."""
+def gathered(items: Iterator[Item], most: int | None = None) -> tuple[list[Item], Exception | None]:
+    """The next `most` items (None = all); or those before an error, and the error: what was made before it may have been paid for."""
     found: list[Item] = []
     try:
         for item in itertools.islice(items, most):
