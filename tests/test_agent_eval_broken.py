@@ -1,8 +1,12 @@
 """`agent-eval` when something breaks: a filter that refuses a prompt, a server that fails, Stop, a judge without a word, a resumed run."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
-from core.active import StopRequested
+from core.active import ActiveRun, StopRequested
 from core.jobs import create
 from core.judges import open_judge
 from core.lm import engine_server
@@ -13,7 +17,7 @@ from core.methods import UserError
 from core.runs import Workspace
 from core.waltz.eval_log import EPISODES, read_evaluated
 from core.waltz.evaluate import gathered
-from core.waltz.protocol import Opening, Rules
+from core.waltz.protocol import AGENTS, Opening, Rules
 from tests.fakes.openai_server import openai_server
 from tests.helpers import FAKE_JUDGES, execute, prompts, write
 
@@ -192,6 +196,83 @@ def test_a_prompt_without_an_answer_is_asked_again_on_resume(workspace, data, se
     entry = execute(workspace, "agent-eval", {}, run).report["entries"][0]
     assert (entry["good"]["n"], entry["good"]["missing"]) == (12, 0)
     assert [line.episode.row for line in lines(run)] == list(range(12))
+
+
+# ---- a resumed run is by the same judge, of the same models ----
+
+
+@pytest.fixture
+def own(tiny_model, tmp_path):
+    """A model folder of the test's own, which it may change."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "own"))
+
+
+@pytest.fixture
+def stopped(workspace, data, own, monkeypatch):
+    """An evaluation that stopped after some episodes."""
+    from core.waltz import evaluate as loop
+
+    monkeypatch.setattr(loop, "AT_ONCE", 5)
+    run = begun(workspace, {"models": [str(own)], "data": data, "judge": "odd", **FAST})
+    plain = ActiveRun.progress
+
+    def stop_after_five(self, done, *rest, **more):
+        plain(self, done, *rest, **more)
+        if done == 5:
+            (self.dir / "stop").touch()
+
+    monkeypatch.setattr(ActiveRun, "progress", stop_after_five)
+    with pytest.raises(StopRequested):
+        execute(workspace, "agent-eval", {}, run)
+    monkeypatch.setattr(ActiveRun, "progress", plain)
+    (run.dir / "stop").unlink()
+    assert len(lines(run)) >= 5
+    return run
+
+
+def judge_named(monkeypatch, workspace, identity):
+    monkeypatch.setattr(type(open_judge("odd", workspace)), "identity", identity)
+
+
+def train_on(folder):
+    """Other weights in the same folder."""
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+
+
+def test_another_version_of_the_judge_is_refused(workspace, stopped, monkeypatch):
+    judge_named(monkeypatch, workspace, "odd 2")
+    with pytest.raises(UserError, match=rf"Changed since {stopped.id} began: judge\. Start a new run"):
+        execute(workspace, "agent-eval", {}, stopped)
+
+
+def test_a_model_trained_anew_is_refused(workspace, stopped, own):
+    train_on(own)
+    with pytest.raises(UserError, match=rf"Changed since {stopped.id} began: the model {own}\. Start a new run"):
+        execute(workspace, "agent-eval", {}, stopped)
+    (stopped.dir / "plan.json").unlink()
+    assert execute(workspace, "agent-eval", {}, stopped).report["entries"][0]["episodes"] == 12, "an older run wrote nothing down"
+
+
+def test_a_run_that_has_no_episodes_yet_takes_what_it_finds(workspace, stopped, own, monkeypatch):
+    (stopped.dir / EPISODES).write_bytes(b"")
+    judge_named(monkeypatch, workspace, "odd 2")
+    train_on(own)
+    assert execute(workspace, "agent-eval", {}, stopped).report["judge"]["identity"] == "odd 2"
+
+
+def test_of_two_agents_each_is_told_by_its_weights(workspace, tiny_model):
+    made = workspace.runs_dir / "waltzrl-0001"
+    for role in AGENTS:
+        (made / role).mkdir(parents=True)
+        (made / role / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_model)}))
+        (made / role / "adapter_model.safetensors").write_bytes(b"weights")
+    method = workspace.plugins.method("agent-eval")(workspace)
+    before = method._weights("waltz:waltzrl-0001")
+    (made / "feedback" / "adapter_model.safetensors").write_bytes(b"others")
+    after = method._weights("waltz:waltzrl-0001")
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
+    assert method._weights("openai:gpt@http://127.0.0.1:1/v1") == []
 
 
 # ---- a judge over the same base ----
