@@ -406,9 +406,11 @@ def test_a_hosted_model_may_be_the_baseline(workspace, data, told):
 
 
 def test_a_stopped_run_goes_on_and_ends_the_same(workspace, data, tiny_model, pair, monkeypatch):
+    from core.lm import waltz_speakers
     from core.waltz import evaluate as loop
 
     monkeypatch.setattr(loop, "AT_ONCE", 5)
+    monkeypatch.setattr(waltz_speakers, "AT_ONCE", 5)
     settings = {"models": [str(tiny_model), pair], "data": data, **FAST}
     whole = execute(workspace, "agent-eval", settings)
     run = create(workspace, workspace.plugins.method("agent-eval"), settings)

@@ -116,11 +116,37 @@ def test_a_server_that_fails_loses_no_answer(workspace, data, server, hosted):
     run = begun(workspace, {**hosted, "data": data})
     with pytest.raises(UserError, match="status 401"):
         execute(workspace, "agent-eval", {}, run)
-    assert [line.episode.row for line in lines(run)] == list(range(9))
-    assert all(line.episode.last.verdict.good is not None for line in lines(run)), "they are judged, too"
+    assert [line.episode.row for line in lines(run)] == list(range(12)), "later answers had come before"
+    assert [line.episode.row for line in lines(run) if line.episode.failed] == [9]
+    assert all((line.episode.last.verdict.good is None) == (line.episode.row == 9) for line in lines(run)), "they are judged, too"
     server.trouble_with = lambda _: None
     assert execute(workspace, "agent-eval", {}, run).report["entries"][0]["good"]["n"] == 12
-    assert [asked_for(server, number) for number in range(9)] == [1] * 9
+    assert [asked_for(server, number) for number in range(12)] == [*[1] * 9, 2, 1, 1]
+
+
+def test_a_stop_keeps_answers_that_overtook_a_slow_one(workspace, data, server, hosted, monkeypatch):
+    from core.waltz import evaluate as loop
+
+    monkeypatch.setattr(loop, "AT_ONCE", 5)
+    run = begun(workspace, {**hosted, "data": data})
+
+    def stops_while_one_is_slow(prompt):
+        if about(8)(prompt):
+            (run.dir / "stop").touch()
+        return 4 * about(2)(prompt)
+
+    server.delay = stops_while_one_is_slow
+    monkeypatch.setattr(engine_server, "AT_ONCE", 2)
+    with pytest.raises(StopRequested):
+        execute(workspace, "agent-eval", {}, run)
+    rows = [line.episode.row for line in lines(run)]
+    assert rows == list(range(len(rows)))
+    assert len(rows) > 5
+    assert [line.episode.failed for line in lines(run) if line.episode.failed] == ["the run ended before it came"]
+    (run.dir / "stop").unlink()
+    server.delay = lambda _: 0
+    assert execute(workspace, "agent-eval", {}, run).report["entries"][0]["good"]["n"] == 12
+    assert [asked_for(server, number) for number in (*range(2), *range(3, len(rows)))] == [1] * (len(rows) - 1)
 
 
 def test_a_stopped_run_keeps_what_was_answered_and_judges_it_on_resume(workspace, data, server, hosted, monkeypatch):

@@ -57,9 +57,9 @@ class Engine:
         chat: prompts are what a user says (or messages) and go through the model's chat template; else they are the whole text.
         indices: the rows' own numbers, where they are not 0, 1, 2, ...; what is drawn depends on them, so a resumed run passes the old
         ones. is_complete(text): the answer is whole, stop there. should_stop: asked all the time; what is finished is still yielded, in
-        order, with gaps. on_batch(finished, running, tokens): totals of this call, every few steps. ordered=False: as they come, and no
-        slow answer holds the others up. have: (row, sample) of answers that are there already; they are left out (two agents make them
-        again).
+        order, with gaps, and so it is where a request fails and ends the call. on_batch(finished, running, tokens): totals of this call,
+        every few steps. ordered=False: as they come, and no slow answer holds the others up. have: (row, sample) of answers that are there
+        already; they are left out (two agents make them again).
         """
         raise NotImplementedError
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from core.lm.device import Dtype
     from core.runs import Workspace
 
+NOT_YET = "the run ended before it came"
+"""Why a reply is missing that later ones have overtaken; a resumed run asks for it."""
+
 
 @dataclass(frozen=True)
 class Speaking:
@@ -96,15 +99,25 @@ class Alone:
 
         asked, played = itertools.tee(openings)  # an engine reads ahead, but a few batches only
         made = (self._batches if self.engine.holds_base else self._answers)(asked, max_new_tokens)
-        for opening in played:
+        gap = False
+        for answer in self._timed(made):
+            opening = next(played)
+            while opening.row != answer.index:  # the call has ended, and some later answers had come
+                gap = True
+                yield _episode(opening, Said(text="", failed=NOT_YET))
+                opening = next(played)
+            yield _episode(opening, Said(text=answer.text, tokens=answer.tokens, finish=answer.finish, failed=answer.failed or None))
+        if gap or next(played, None) is not None:
+            raise StopRequested
+
+    def _timed(self, made: Iterator[Generated]) -> Iterator[Generated]:
+        while True:
             began = time.perf_counter()
             answer = next(made, None)
             self.seconds["reply"] += time.perf_counter() - began
-            if answer is None or answer.index != opening.row:  # stopped: after a gap nothing is in order any more
-                raise StopRequested
-            reply = Said(text=answer.text, tokens=answer.tokens, finish=answer.finish, failed=answer.failed or None)
-            yield Episode(row=opening.row, prompt=opening.prompt, side=opening.side, source=opening.source, category=opening.category,
-                          rounds=[Round(reply=reply)])
+            if answer is None:
+                return
+            yield answer
 
     def _batches(self, openings: Iterator[Opening], max_new_tokens: int) -> Iterator[Generated]:
         """Each batch is answered whole before any of it is given: whoever gets it may ask a judge over the same base."""
@@ -127,6 +140,11 @@ class Alone:
         """Let go of the weights."""
         self.engine.close()
         _free_memory()
+
+
+def _episode(opening: Opening, reply: Said) -> Episode:
+    return Episode(row=opening.row, prompt=opening.prompt, side=opening.side, source=opening.source, category=opening.category,
+                   rounds=[Round(reply=reply)])
 
 
 def _free_memory() -> None:

@@ -41,7 +41,8 @@ class Speaker(Protocol):
     """Time spent so far on each kind of answer: reply, feedback, revision."""
 
     def episodes(self, openings: Iterable[Opening], max_new_tokens: int) -> Iterator[Episode]:
-        """An episode of each prompt, in order; max_new_tokens: of each reply. Raises StopRequested when stopped."""
+        """An episode of each prompt, in order; max_new_tokens: of each reply. Raises StopRequested when stopped, after what is whole; an
+        episode whose reply had not come, but later ones had, is there without it (`Said.failed`)."""
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -89,6 +90,9 @@ def _play(work: Work, spoken: Speaker, run: ActiveRun, progress: Callable[[int],
         before = dict(spoken.seconds)
         while True:
             some, broken = gathered(episodes, AT_ONCE)
+            if broken is None and run.should_stop():
+                rest, broken = gathered(episodes)  # what has come already
+                some += rest
             if some:
                 shares = _shares(some, before, spoken.seconds)
                 before = dict(spoken.seconds)
