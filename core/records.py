@@ -188,6 +188,8 @@ class Said(Record):
     text: str
     tokens: int = 0
     finish: Literal["stop", "length", "given"] = "stop"
+    failed: str | None = None
+    """Why a server gave no whole answer, its content filter, say: then this is nothing to judge. None = it did."""
 
 
 class Feedback(Said):
@@ -262,6 +264,11 @@ class Episode(Record):
     def last(self) -> Round:
         """The round whose reply is the answer."""
         return self.rounds[-1]
+
+    @property
+    def failed(self) -> str:
+        """Why a server gave no whole reply; "" = it did."""
+        return next((one.reply.failed for one in self.rounds if one.reply.failed), "")
 
     @property
     def triggered(self) -> bool:

@@ -38,14 +38,14 @@ class GuardJudge(Judge):
     def identity(self):
         # once: the weights are loaded once, too, whatever lies in their folder or on the Hub by then
         from core.lm.find import find_model
-        from core.lm.weights_digest import weights_digest
+        from core.lm.weights_digest import weights_identity
         from core.refs import parse_model_ref
 
         asked = f"guard {VERSION} {self.given} {asked_format(self.given, self.workspace).name}"
         if not parse_model_ref(self.given).has_weights:
             return asked
-        found = find_model(self.given, self.workspace.runs_dir)
-        return " ".join(filter(None, [asked, found.revision, weights_digest(found)]))
+        weights = weights_identity(find_model(self.given, self.workspace.runs_dir))
+        return f"{asked} {weights}".rstrip()
 
     def verdicts(self, items, should_stop=None):
         return in_order(self.each(items, should_stop))

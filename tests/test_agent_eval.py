@@ -9,6 +9,7 @@ import pytest
 from core.active import ActiveRun, StopRequested
 from core.intervals import Interval, wilson
 from core.jobs import create
+from core.judges import open_judge
 from core.methods import UserError, validate
 from core.records import Episode, Feedback, GuardExample, Labels, Round, Said, Verdict
 from core.runs import Workspace
@@ -268,6 +269,11 @@ def test_the_front_holds_what_nothing_beats():
     assert [(one.unsafe, one.overrefuse) for one in PUBLISHED] == [(0.39, 0.453), (0.046, 0.099)]
 
 
+def test_of_two_in_the_same_place_neither_beats_the_other():
+    points = [point(1, 0.1, 0.3), point(2, 0.1, 0.3), point(3, 0.2, 0.3), point(4, 0.3, 0.0), point(5, 0.3, 0.0)]
+    assert [one.number for one in front(points)] == [1, 2, 4, 5]
+
+
 def test_only_evaluations_on_the_same_prompts_by_the_same_judge_are_drawn_together():
     def report(sha, judge, keys, value=0.2):
         share = {"value": value, "low": 0.1, "high": 0.3, "n": 20}
@@ -282,6 +288,8 @@ def test_only_evaluations_on_the_same_prompts_by_the_same_judge_are_drawn_togeth
     assert (board.runs, board.others) == (["eval-3", "eval-1"], ["eval-4", "eval-2"])
     assert [(one.key, one.run) for one in board.points] == [("b", "eval-1"), ("d", "eval-1"), ("a", "eval-3")]
     assert [one.on_front for one in board.points] == [False, False, True]
+    tied = build_board([("eval-1", report("p", "rules", ["a", "b"]))], "eval-1")
+    assert [one.on_front for one in tied.points] == [True, True]
 
 
 # ---- whole runs ----
@@ -398,9 +406,11 @@ def test_a_hosted_model_may_be_the_baseline(workspace, data, told):
 
 
 def test_a_stopped_run_goes_on_and_ends_the_same(workspace, data, tiny_model, pair, monkeypatch):
+    from core.lm import waltz_speakers
     from core.waltz import evaluate as loop
 
     monkeypatch.setattr(loop, "AT_ONCE", 5)
+    monkeypatch.setattr(waltz_speakers, "AT_ONCE", 5)
     settings = {"models": [str(tiny_model), pair], "data": data, **FAST}
     whole = execute(workspace, "agent-eval", settings)
     run = create(workspace, workspace.plugins.method("agent-eval"), settings)
@@ -417,13 +427,21 @@ def test_a_stopped_run_goes_on_and_ends_the_same(workspace, data, tiny_model, pa
     monkeypatch.setattr(ActiveRun, "progress", plain)
     kept = (run.dir / EPISODES).read_bytes()
     assert 12 < kept.count(b"\n") < 24
+    before = made(run)
     with (run.dir / EPISODES).open("ab") as file:
         file.write(b'{"model": "torn')
     (run.dir / "stop").unlink()
     execute(workspace, "agent-eval", settings, run)
-    assert (run.dir / EPISODES).read_bytes().startswith(kept)
+    assert made(run)[:kept.count(b"\n")] == before, "nothing is asked again but the judge"
     assert texts(run) == texts(whole)
+    assert not any(round_.verdict is None for one in read_evaluated(run.dir / EPISODES) for round_ in one.episode.rounds)
     assert run.report["entries"][1]["unsafe"] == whole.report["entries"][1]["unsafe"]
+
+
+def made(run):
+    """All that the models made, and how long it took."""
+    return [(one.model, one.seconds, [(round_.reply, round_.feedback) for round_ in one.episode.rounds])
+            for one in read_evaluated(run.dir / EPISODES)]
 
 
 def texts(run):
@@ -447,7 +465,16 @@ def test_a_judge_that_fails_ends_the_run_and_is_asked_again_on_resume(workspace_
     run = create(workspace, workspace.plugins.method("agent-eval"), {**settings, "judge": "silent"})
     with pytest.raises(UserError, match=r"gave no verdict in 12 of 12 episodes.*it has gone home.*resume"):
         execute(workspace, "agent-eval", {}, run)
-    assert (run.dir / EPISODES).read_bytes() == b""
+    kept = (run.dir / EPISODES).read_bytes()
+    assert kept.count(b"\n") == 12
+    with pytest.raises(UserError, match=r"gave no verdict in 12 of 12 episodes"):
+        execute(workspace, "agent-eval", {}, run)
+    assert (run.dir / EPISODES).read_bytes() == kept
+    monkeypatch.setattr(type(open_judge("silent", workspace)), "verdicts", type(open_judge("shy", workspace)).verdicts)
+    entry = execute(workspace, "agent-eval", {}, run).report["entries"][0]
+    assert (entry["good"]["n"], entry["good"]["missing"]) == (9, 3), "with the replies that were there"
+    assert [one[1:] for one in texts(run)] == [(one.episode.row, [one.episode.rounds[0].reply.text]) for one in map(
+        EvaluatedEpisode.model_validate_json, kept.splitlines())]
     shy = execute(workspace, "agent-eval", {**settings, "judge": "shy"}).report
     entry = shy["entries"][0]
     assert (entry["good"]["n"], entry["good"]["missing"]) == (9, 3)
@@ -475,6 +502,16 @@ def test_a_good_config_has_warnings_only(workspace, data, tiny_model, pair):
     assert {problem.severity for problem in problems} == {"warning"}
     assert any("was trained on 2 of the 12 prompts" in problem.message for problem in problems)
     assert method(workspace).estimate(config).tokens > 0
+
+
+# ---- the report ----
+
+
+def test_two_models_with_one_title_are_both_counted_in_the_notes(workspace):
+    models = [("hf:a/tiny", "tiny", False), ("hf:b/tiny", "tiny", False), ("hf:a/big", "big", False)]
+    notes = hand_run(workspace, "mine", HAND, models).report["notes"]
+    assert notes == ["Final replies without a verdict, which are in no share: 1 of tiny, hf:a/tiny (it has gone home); "
+                     "1 of tiny, hf:b/tiny (it has gone home); 1 of big (it has gone home)."]
 
 
 # ---- the page ----

@@ -28,6 +28,7 @@ class TransformersEngine(Engine):
     """Holds the base while `answers` runs: other threads wait; the same thread must not ask another adapter over it meanwhile."""
 
     name = "transformers"
+    holds_base = True
 
     def __init__(self, loaded: Loaded) -> None:
         self.loaded, self.ref = loaded, loaded.ref

@@ -80,10 +80,11 @@ def through(backend: Backend, asked: Iterator[Asked], at_once: int, *, ordered: 
             if broken is None and (not (flying or more) or (should_stop is not None and should_stop())):
                 yield from (ready[number] for number in sorted(ready))
                 return
+            if broken is not None:
+                yield from (ready[number] for number in sorted(ready))
+                raise broken
             while ready and (following in ready or not ordered):
                 yield ready.pop(following if ordered else next(iter(ready)))
                 following += 1
-            if broken is not None:
-                raise broken
     finally:
         backend.cancel()

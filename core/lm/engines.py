@@ -45,6 +45,8 @@ class Engine:
     """The weights, where they are in this process and anything but `answers` may use them."""
     forgiving: bool = False
     """A request that fails alone (a server's content filter, say) becomes an answer that says why it `failed`. Else it ends the call."""
+    holds_base: ClassVar[bool] = False
+    """Computes on between two answers: whoever uses other weights over the same base in this thread must use up `answers` before."""
 
     def answers(self, prompts: Iterable[Prompt], *, samples: int = 1, max_new_tokens: int = 256, temperature: float = 0.0,
                 top_p: float = 1.0, seed: int = 42, indices: Iterable[int] | None = None, is_complete: Callable[[str], bool] | None = None,
@@ -55,9 +57,9 @@ class Engine:
         chat: prompts are what a user says (or messages) and go through the model's chat template; else they are the whole text.
         indices: the rows' own numbers, where they are not 0, 1, 2, ...; what is drawn depends on them, so a resumed run passes the old
         ones. is_complete(text): the answer is whole, stop there. should_stop: asked all the time; what is finished is still yielded, in
-        order, with gaps. on_batch(finished, running, tokens): totals of this call, every few steps. ordered=False: as they come, and no
-        slow answer holds the others up. have: (row, sample) of answers that are there already; they are left out (two agents make them
-        again).
+        order, with gaps, and so it is where a request fails and ends the call. on_batch(finished, running, tokens): totals of this call,
+        every few steps. ordered=False: as they come, and no slow answer holds the others up. have: (row, sample) of answers that are there
+        already; they are left out (two agents make them again).
         """
         raise NotImplementedError
 

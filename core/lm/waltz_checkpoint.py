@@ -113,7 +113,10 @@ def begin_stage(run: ActiveRun, agents: Agents, stage: int, learning: Sequence[R
 
 
 def same_start(run: ActiveRun, digest: dict[str, Any], *, resumes: bool) -> None:
-    """Write down what the run began with; when it goes on, refuse other prompts or models."""
+    """Write down what the run began with; when it goes on, refuse anything that is not the same. `digest` says by its keys what is what.
+
+    A run that wrote nothing down, because it is older, goes on.
+    """
     before = read_json(run.dir / PLAN_FILE)
     if not resumes or before is None:
         write_json(run.dir / PLAN_FILE, digest)

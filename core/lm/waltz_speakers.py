@@ -11,18 +11,22 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from core.lm.agents import Agents, Speech, open_agents
 from core.lm.engines import ALIKE, EXACT, Engine, EngineName, open_engine
+from core.lm.generate import Generated
 from core.records import Episode, Round, Said
 from core.refs import parse_model_ref
-from core.waltz.evaluate import AT_ONCE, Speaker
+from core.waltz.evaluate import AT_ONCE, Speaker, gathered
 from core.waltz.protocol import Opening, Rules, Turn, conversation_turn, play
 
 if TYPE_CHECKING:
     from core.lm.device import Dtype
     from core.runs import Workspace
+
+NOT_YET = "the run ended before it came"
+"""Why a reply is missing that later ones have overtaken; a resumed run asks for it."""
 
 
 @dataclass(frozen=True)
@@ -86,31 +90,61 @@ class Alone:
 
     def __init__(self, engine: Engine, rules: Rules, speech: Speech, should_stop: Callable[[], bool]) -> None:
         self.engine, self.rules, self.speech, self.should_stop = engine, rules, speech, should_stop
+        engine.forgiving = True  # a prompt that a server's filter refuses is a missing answer, not the end of the run
         self.seconds: dict[str, float] = defaultdict(float)
 
     def episodes(self, openings: Iterable[Opening], max_new_tokens: int) -> Iterator[Episode]:
         """See Speaker."""
         from core.active import StopRequested
 
-        asked, numbered, played = itertools.tee(openings, 3)  # an engine reads ahead, but a few batches only
-        made = self.engine.answers((conversation_turn(self.rules, opening.prompt, []) for opening in asked),
+        asked, played = itertools.tee(openings)  # an engine reads ahead, but a few batches only
+        made = (self._batches if self.engine.holds_base else self._answers)(asked, max_new_tokens)
+        gap = False
+        for answer in self._timed(made):
+            opening = next(played)
+            while opening.row != answer.index:  # the call has ended, and some later answers had come
+                gap = True
+                yield _episode(opening, Said(text="", failed=NOT_YET))
+                opening = next(played)
+            yield _episode(opening, Said(text=answer.text, tokens=answer.tokens, finish=answer.finish, failed=answer.failed or None))
+        if gap or next(played, None) is not None:
+            raise StopRequested
+
+    def _timed(self, made: Iterator[Generated]) -> Iterator[Generated]:
+        while True:
+            began = time.perf_counter()
+            answer = next(made, None)
+            self.seconds["reply"] += time.perf_counter() - began
+            if answer is None:
+                return
+            yield answer
+
+    def _batches(self, openings: Iterator[Opening], max_new_tokens: int) -> Iterator[Generated]:
+        """Each batch is answered whole before any of it is given: whoever gets it may ask a judge over the same base."""
+        while some := list(itertools.islice(openings, AT_ONCE)):
+            made, broken = gathered(self._answers(some, max_new_tokens))
+            yield from made
+            if broken is not None:
+                raise broken
+            if len(made) < len(some):  # stopped
+                return
+
+    def _answers(self, openings: Iterable[Opening], max_new_tokens: int) -> Iterator[Generated]:
+        asked, numbered = itertools.tee(openings)
+        return self.engine.answers((conversation_turn(self.rules, opening.prompt, []) for opening in asked),
                                    indices=(opening.row for opening in numbered), max_new_tokens=max_new_tokens,
                                    temperature=self.speech.temperature, top_p=self.speech.top_p, seed=self.speech.seed,
                                    should_stop=self.should_stop)
-        for opening in played:
-            began = time.perf_counter()
-            answer: Any = next(made, None)
-            self.seconds["reply"] += time.perf_counter() - began
-            if answer is None or answer.index != opening.row:  # stopped: after a gap nothing is in order any more
-                raise StopRequested
-            reply = Said(text=answer.text, tokens=answer.tokens, finish=answer.finish)
-            yield Episode(row=opening.row, prompt=opening.prompt, side=opening.side, source=opening.source, category=opening.category,
-                          rounds=[Round(reply=reply)])
 
     def close(self) -> None:
         """Let go of the weights."""
         self.engine.close()
         _free_memory()
+
+
+def _episode(opening: Opening, reply: Said) -> Episode:
+    return Episode(row=opening.row, prompt=opening.prompt, side=opening.side, source=opening.source, category=opening.category,
+                   rounds=[Round(reply=reply)])
 
 
 def _free_memory() -> None:

@@ -9,6 +9,11 @@ from pathlib import Path
 from core.lm.find import Found
 
 
+def weights_identity(found: Found) -> str:
+    """Commit and digest of the weights: another text, other weights. "" for the embedded model."""
+    return " ".join(filter(None, [found.revision, weights_digest(found)]))
+
+
 def weights_digest(found: Found) -> str:
     """Of the adapter, and of the base where it lies in a folder; "" where there is neither. The embedded model is always the same, and a
     model of the Hub is told by its commit (`Found.revision`)."""

@@ -83,10 +83,14 @@ def build_board(reports: Iterable[tuple[str, dict[str, Any]]], shown: str) -> Bo
 def front(points: Sequence[Point]) -> list[Point]:
     """The Pareto front, from the least over-refusing on: no other point has less of one fault and no more of the other."""
     found: list[Point] = []
-    for point in sorted(points, key=lambda one: (one.overrefuse[0], one.unsafe[0])):
-        if not found or point.unsafe[0] < found[-1].unsafe[0]:
+    for point in sorted(points, key=_place):
+        if not found or point.unsafe[0] < found[-1].unsafe[0] or _place(point) == _place(found[-1]):
             found.append(point)
     return found
+
+
+def _place(point: Point) -> tuple[float, float]:
+    return point.overrefuse[0], point.unsafe[0]
 
 
 def _how(report: dict[str, Any]) -> str:

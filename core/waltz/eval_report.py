@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,15 +82,31 @@ def _count(folder: Path, by_model: dict[str, list[Tally]], chosen: Sequence[Task
 
 
 def _notes(tallies: Sequence[Tally]) -> list[str]:
-    counts = {words: {tally.title: count for tally in tallies if (count := counted(tally))} for words, counted in _COUNTED.items()}
-    return [f"{words}: {'; '.join(f'{count:,} of {title}' for title, count in found.items())}." for words, found in counts.items() if found]
+    names = _names(tallies)
+    counts = {words: [said for tally, name in zip(tallies, names, strict=True) if (said := counted(tally, name))]
+              for words, counted in _COUNTED.items()}
+    return [f"{words}: {'; '.join(found)}." for words, found in counts.items() if found]
 
 
-_COUNTED: dict[str, Callable[[Tally], int]] = {
-    "Final replies without a verdict, which are in no share": lambda tally: tally.shares["good"].missing,
-    "Final replies that reached the token limit": lambda tally: tally.cut,
-    "Final replies without a word": lambda tally: tally.empty,
+def _names(tallies: Sequence[Tally]) -> list[str]:
+    """Their titles; where several have the same one, with what tells them apart."""
+    titles = Counter(tally.title for tally in tallies)
+    return [tally.title if titles[tally.title] == 1 else f"{tally.title}, {tally.key}" for tally in tallies]
+
+
+def _of(count: int, name: str, why: str = "") -> str:
+    return f"{count:,} of {name}{f' ({why})' if why else ''}" if count else ""
+
+
+_COUNTED: dict[str, Callable[[Tally, str], str]] = {
+    "Final replies without a verdict, which are in no share": lambda tally, name: _of(tally.shares["good"].missing, name, _why(tally)),
+    "Final replies that reached the token limit": lambda tally, name: _of(tally.cut, name),
+    "Final replies without a word": lambda tally, name: _of(tally.empty, name),
 }
+
+
+def _why(tally: Tally) -> str:
+    return f"{'' if len(tally.why_missing) == 1 else 'most often: '}{tally.usual_reason}"
 
 
 def headline(tallies: Sequence[Tally], first: Tally) -> str:

@@ -9,7 +9,7 @@
     format        feedbacks that can be read
 
 Every share has its n, its 95 % Wilson interval and how many verdicts are missing; those are in no share. Of an episode with several
-feedbacks only the first one counts: the others are not independent of it.
+feedbacks only the first one counts: the others are not independent of it. Where a server gave no whole reply, everything is missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from math import sqrt
 from typing import Any
 
 from core.intervals import CONFIDENCE, Interval, wilson, z_squared
-from core.records import Episode, Feedback, Said, Verdict
+from core.records import Episode, Feedback, Said, Side, Verdict
 from core.waltz.eval_capability import Task, is_answer
 from core.waltz.eval_log import EvaluatedEpisode
 from core.waltz.rewards import is_right, outcome
@@ -126,6 +126,8 @@ class Tally:
     cut: int = 0
     """Final replies that reached the token limit."""
     empty: int = 0
+    why_missing: Counter[str] = field(default_factory=Counter)
+    """Why final replies have no verdict, and how often."""
 
     def add(self, line: EvaluatedEpisode) -> None:
         """One more episode; they come in the order of the prompts."""
@@ -133,23 +135,30 @@ class Tally:
         answer = episode.rounds[-1 if self.final else 0]
         verdict = answer.verdict
         self.episodes, self.seen = self.episodes + 1, self.seen + line.seen_in_training
-        self.cut += answer.reply.finish == "length"
-        self.empty += not answer.reply.text.strip()
+        if not episode.failed:
+            self._count_words(answer.reply, episode.side)
+            self._cost(line)
         found = {"good": _good(verdict)}
+        if found["good"] is None:
+            self.why_missing[verdict.missing if verdict and verdict.missing else "no reason given"] += 1
         if episode.side == "harmful":
             found["unsafe"] = _says(verdict, "unsafe")
         elif episode.side == "benign":
             found |= {"overrefuse": _says(verdict, "overrefuse"), "helpful": _good(verdict)}
-            self.words.add(len(answer.reply.text.split()))
         for name, value in found.items():
             self.shares[name].add(value)
             if name in self.fresh and not line.seen_in_training:
                 self.fresh[name].add(value)
         for name in ("unsafe", "overrefuse", "helpful", "good"):
             self.marks[name].append(_mark(found.get(name)))
-        self._cost(line)
         if self.final and episode.rounds[0].feedback is not None:
             self._feedback(episode, episode.rounds[0].feedback)
+
+    def _count_words(self, reply: Said, side: Side | None) -> None:
+        self.cut += reply.finish == "length"
+        self.empty += not reply.text.strip()
+        if side == "benign":
+            self.words.add(len(reply.text.split()))
 
     def _feedback(self, episode: Episode, said: Feedback) -> None:
         verdict = episode.rounds[0].verdict
@@ -178,10 +187,15 @@ class Tally:
 
     def add_task(self, line: EvaluatedEpisode, task: Task) -> None:
         """One more answered instruction."""
-        right = is_answer(line.episode.rounds[-1 if self.final else 0].reply.text, task)
+        right = None if line.episode.failed else is_answer(line.episode.rounds[-1 if self.final else 0].reply.text, task)
         self.shares["capability"].add(right)
         self.kinds.setdefault(task.kind, Share()).add(right)
         self.marks["capability"].append(_mark(right))
+
+    @property
+    def usual_reason(self) -> str:
+        """Why final replies have no verdict, in the words that came most often; "" where none lacks one."""
+        return self.why_missing.most_common(1)[0][0] if self.why_missing else ""
 
     @property
     def has_feedback(self) -> bool:
@@ -199,7 +213,7 @@ class Tally:
         return {"key": self.key, "model": self.model, "title": self.title, "variant": self.variant, "episodes": self.episodes, **shown,
                 "words": self.words.interval.model_dump(mode="json"), "feedback": feedback,
                 "capability": capability if self.kinds else None, "cost": {part: cost.report() for part, cost in self.costs.items()},
-                "cut": self.cut, "empty": self.empty, "seen": self._seen()}
+                "cut": self.cut, "empty": self.empty, "why_missing": self.usual_reason, "seen": self._seen()}
 
     def _seen(self) -> dict[str, Any]:
         without = {name: share.report() for name, share in self.fresh.items()} if 0 < self.seen < self.episodes else None

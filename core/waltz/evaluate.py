@@ -13,14 +13,16 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from core.active import StopRequested
 from core.answer_log import AnswerLog
 from core.evals.seen import TrainedOn
 from core.judges import Judge
 from core.methods import UserError
 from core.records import Episode
 from core.waltz.eval_log import EvaluatedEpisode, read_evaluated
+from core.waltz.eval_verdicts import ask_again, judge_all, refuse_silence, unjudged
 from core.waltz.protocol import Opening
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 64
 """Episodes that are judged and written together."""
-ENOUGH_TO_END = 16
-"""Episodes of a model after which a judge that mostly fails ends the run."""
+
+Item = TypeVar("Item")
 
 
 class Speaker(Protocol):
@@ -39,7 +41,8 @@ class Speaker(Protocol):
     """Time spent so far on each kind of answer: reply, feedback, revision."""
 
     def episodes(self, openings: Iterable[Opening], max_new_tokens: int) -> Iterator[Episode]:
-        """An episode of each prompt, in order; max_new_tokens: of each reply. Raises StopRequested when stopped."""
+        """An episode of each prompt, in order; max_new_tokens: of each reply. Raises StopRequested when stopped, after what is whole; an
+        episode whose reply had not come, but later ones had, is there without it (`Said.failed`)."""
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -68,27 +71,64 @@ def evaluate(work: Work, speaker: Callable[[], Speaker], run: ActiveRun, progres
     """Play what is not there yet. `progress` is told how many episodes of this model there are. Raises StopRequested when stopped.
 
     speaker: opens the model, or gives the one that is open; not called where nothing is left to do.
-    UserError where the prompts are others than those of the episodes that are there, or where the judge mostly fails; nothing that it
-    failed at is written, so a resumed run asks it again.
+    What was answered is written before anything ends the run: an error of a server or of the judge, Stop. A resumed run asks for the
+    answers and verdicts that are missing. UserError where the prompts are others than those of the episodes that are there, or where the
+    judge mostly fails.
     """
-    done, missing = _kept(work, run)
+    done = _kept(work, run)
     progress(done)
-    if done >= work.count:
-        return
-    spoken = speaker()
+    silent = ask_again(work, speaker, run) if done else []
+    refuse_silence(silent, len(silent), done, work)
+    if done < work.count:
+        _play(work, speaker(), run, progress, done, len(silent))
+
+
+def _play(work: Work, spoken: Speaker, run: ActiveRun, progress: Callable[[int], None], done: int, missing: int) -> None:
+    """The episodes after the first `done`, of which `missing` lack a verdict."""
     with AnswerLog(work.path) as log:
         episodes = spoken.episodes(itertools.islice(work.prompts, done, None), work.max_new_tokens)
         before = dict(spoken.seconds)
-        while some := list(itertools.islice(episodes, AT_ONCE)):
-            run.stop_if_asked()
-            shares = _shares(some, before, spoken.seconds)
-            before = dict(spoken.seconds)
-            if work.judge is not None:
-                missing += _judge(some, work, run)
-                _refuse_silence(some, missing, done + len(some), work)
-            log.add(*(_line(work, episode, shares) for episode in some))
-            done += len(some)
-            progress(done)
+        while True:
+            some, broken = gathered(episodes, AT_ONCE)
+            if broken is None and run.should_stop():
+                rest, broken = gathered(episodes)  # what has come already
+                some += rest
+            if some:
+                shares = _shares(some, before, spoken.seconds)
+                before = dict(spoken.seconds)
+                broken = _judged(some, work, run, broken)
+                log.add(*(_line(work, episode, shares) for episode in some))
+                done += len(some)
+                progress(done)
+            if broken is not None:
+                raise broken
+            if not some:
+                return
+            silent = unjudged(some, work)
+            missing += len(silent)
+            refuse_silence(silent, missing, done, work)
+
+
+def gathered(items: Iterator[Item], most: int | None = None) -> tuple[list[Item], Exception | None]:
+    """The next `most` items (None = all); or those before an error, and the error: what was made before it may have been paid for."""
+    found: list[Item] = []
+    try:
+        for item in itertools.islice(items, most):
+            found.append(item)  # one by one: those before an error are there
+    except Exception as error:
+        return found, error
+    return found, None
+
+
+def _judged(episodes: list[Episode], work: Work, run: ActiveRun, broken: Exception | None) -> Exception | None:
+    """Verdicts beside every reply, but none while somebody waits for a stop: a resumed run asks for them. Returns what ends the run."""
+    if isinstance(broken, StopRequested) or run.should_stop():
+        return broken or StopRequested()
+    try:
+        judge_all(episodes, work, run)
+    except Exception as error:
+        return broken or error
+    return broken
 
 
 def _line(work: Work, episode: Episode, shares: dict[str, float]) -> EvaluatedEpisode:
@@ -96,9 +136,9 @@ def _line(work: Work, episode: Episode, shares: dict[str, float]) -> EvaluatedEp
     return EvaluatedEpisode(model=work.model, episode=episode, seconds=_seconds(episode, shares), seen_in_training=seen)
 
 
-def _kept(work: Work, run: ActiveRun) -> tuple[int, int]:
-    """(episodes of this model that are there, how many of them lack a verdict)."""
-    done = missing = 0
+def _kept(work: Work, run: ActiveRun) -> int:
+    """How many episodes of this model are there."""
+    done = 0
     prompts = iter(work.prompts)
     for line in read_evaluated(work.path):
         if line.model == work.model:
@@ -106,32 +146,10 @@ def _kept(work: Work, run: ActiveRun) -> tuple[int, int]:
             if opening is None or opening.prompt != line.episode.prompt:
                 raise UserError(f"The prompts have changed since {run.id} began (its prompt {done} of {work.model} is another one now); "
                                 "start a new evaluation.")
-            done, missing = done + 1, missing + _is_missing(line.episode)
+            done += 1
     if done:
         run.log(f"{work.model}: {done:,} episodes from before are kept ({work.path.name})")
-    return done, missing
-
-
-def _judge(episodes: list[Episode], work: Work, run: ActiveRun) -> int:
-    """Verdicts beside every reply; returns how many episodes lack one."""
-    from core.lm.waltz_rollouts import ask_judge
-
-    assert work.judge is not None
-    ask_judge(episodes, work.judge, run.should_stop)
-    return sum(map(_is_missing, episodes))
-
-
-def _is_missing(episode: Episode) -> bool:
-    return any(one.verdict is not None and one.verdict.good is None for one in episode.rounds)
-
-
-def _refuse_silence(episodes: list[Episode], missing: int, done: int, work: Work) -> None:
-    """Numbers made of the few verdicts there are would mean little."""
-    if missing <= work.max_missing * done or (done < ENOUGH_TO_END and missing < done):
-        return
-    reason = next((one.verdict.missing for episode in episodes for one in episode.rounds if one.verdict and one.verdict.missing), "")
-    raise UserError(f"The judge {work.judge_text} gave no verdict in {missing} of {done} episodes of {work.model}, more than max_missing = "
-                    f"{work.max_missing:g} ({reason or 'no reason given'}); mend the judge, and resume.")
+    return done
 
 
 def _shares(episodes: list[Episode], before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
