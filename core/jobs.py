@@ -24,8 +24,13 @@ LANE_SLOTS = {"compute": 1, "api": 4, "instant": 4}
 STOP_GRACE = float(os.environ.get("GUARDWALTZ_STOP_GRACE", "120"))
 """Seconds a run may take to write its checkpoint after Stop, before its processes are killed."""
 
+INHERITED = "GUARDWALTZ_INHERITED"
+"""Names of the variables that a worker has from the app or the command, and not from whoever started it on the way."""
+
 _spawned: list[tuple[subprocess.Popen[bytes], Path, float]] = []
 """Workers that this process started: each with its run's folder, and when."""
+_inherited: dict[str, str] = {}
+"""In a worker: the environment of the app or the command. Empty elsewhere."""
 
 
 def submit(workspace: Workspace, method_name: str, values: dict[str, Any], *, name: str = "") -> Run:
@@ -96,20 +101,36 @@ def _launch(workspace: Workspace, run: Run) -> None:
     """Start the worker in a session of its own: closing the app, the terminal or the browser does not touch it."""
     launched = time.time()
     update_status(run.dir, state="running", launched=launched, process=None)
-    _spawned.append((_popen(workspace, run, start_new_session=True), run.dir, launched))
+    _spawned.append((_popen(workspace, run, dies_with_us=False), run.dir, launched))
 
 
-def _popen(workspace: Workspace, run: Run, *, start_new_session: bool) -> subprocess.Popen[bytes]:
+def remember_environment() -> None:
+    """For a worker, before it changes anything. The runs that it starts get what the app or the command had: not what torchrun or
+    this run's own start added, and not the variables that training sets for the libraries it uses."""
+    names = os.environ.get(INHERITED)
+    own = os.environ if names is None else names.split("=")
+    _inherited.update({name: os.environ[name] for name in own if name in os.environ})
+
+
+def _environment(workspace: Workspace, *, dies_with_us: bool) -> dict[str, str]:
+    inherited = _inherited or dict(os.environ)
+    added = {"GUARDWALTZ_RUNS": str(workspace.runs_dir), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
+             "OMP_WAIT_POLICY": inherited.get("OMP_WAIT_POLICY", "passive"),
+             INHERITED: "=".join(inherited)}  # the one character that no name holds
+    return {**inherited, **added} | ({"GUARDWALTZ_DIE_WITH_PARENT": "1"} if dies_with_us else {})
+
+
+def _popen(workspace: Workspace, run: Run, *, dies_with_us: bool) -> subprocess.Popen[bytes]:
+    """Start the worker of a run: in a session of its own, or as a child that a killed parent takes along."""
     processes = int(run.status.get("processes") or 1)
-    environment = {**os.environ, "GUARDWALTZ_RUNS": str(workspace.runs_dir), "PYTHONUNBUFFERED": "1",
-                   "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+    environment = _environment(workspace, dies_with_us=dies_with_us)
     command = [sys.executable, "-m", "core.worker", run.id]
     if processes > 1:  # never `accelerate launch --cpu`: it silently runs one process
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *command[1:]]
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     with (run.dir / "log.txt").open("ab") as log:  # a file, never a pipe: nobody has to be there to read it
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY, env=environment,
-                                start_new_session=start_new_session)
+                                start_new_session=not dies_with_us)
 
 
 def stop(workspace: Workspace, run: Run, *, force: bool = False) -> None:
@@ -204,8 +225,7 @@ def run_child(parent: ActiveRun, method_name: str, settings: dict[str, Any], *, 
     else:
         _reset(child)
     update_status(child.dir, state="running", launched=time.time(), process=None)
-    os.environ["GUARDWALTZ_DIE_WITH_PARENT"] = "1"  # a killed parent takes its children along
-    process = _popen(parent.workspace, child, start_new_session=False)
+    process = _popen(parent.workspace, child, dies_with_us=True)
     while process.poll() is None:
         if parent.should_stop():
             (child.dir / "stop").touch()

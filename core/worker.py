@@ -16,7 +16,7 @@ from typing import Any
 from core import keep
 from core.active import ActiveRun, StopRequested
 from core.files import write_json
-from core.jobs import STOP_GRACE, kill_tree, pump
+from core.jobs import STOP_GRACE, kill_tree, pump, remember_environment
 from core.methods import UserError, validate
 from core.priority import give_way
 from core.runs import STATUS_LOCK, Workspace, add_event, this_process, update_status
@@ -29,6 +29,7 @@ RANK_GRACE = 5.0
 
 def main(run_id: str) -> int:
     """Execute the run; the exit code is 0 succeeded, 1 failed, 2 bad input, 3 stopped."""
+    remember_environment()
     rank = int(os.environ.get("RANK", "0"))
     if os.environ.get("GUARDWALTZ_DIE_WITH_PARENT") or "RANK" in os.environ:
         _die_with_parent()

@@ -13,7 +13,7 @@ from core.active import ActiveRun
 from core.files import read_json
 from core.jobs import continue_run, create, delete, pump, resume, stop, submit
 from core.methods import UserError
-from core.runs import REPOSITORY, Workspace, derive_state, process_alive, update_status
+from core.runs import FINISHED, REPOSITORY, Workspace, derive_state, process_alive, update_status
 from core.store import reindex
 from tests.helpers import FAKE_PLUGINS, finish, wait_for
 
@@ -77,6 +77,26 @@ def test_a_queued_run_is_stopped_before_it_starts(workspace):
     assert finish(workspace, first) == "stopped"
     pump(workspace)
     assert not (second.dir / "env.json").exists()
+
+
+@pytest.mark.parametrize("settings", [{"processes": 2}, {"child": True}])
+def test_the_next_run_has_the_environment_of_the_app_not_of_the_worker_that_ended(workspace, monkeypatch, settings):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("A_KEY_ADDED_LATER", "typed in a page")
+    first = submit(workspace, "look-around", settings)
+    second = submit(workspace, "look-around", {})
+    assert second.state == "queued", "it is the ending worker that starts it, since nothing pumps here"
+    wait_for(lambda: second.state in FINISHED, "the second run, with nobody pumping")
+    assert (first.state, second.state) == ("succeeded", "succeeded")
+    seen = read_json(second.dir / "seen.json")
+    wanted = {**os.environ, "GUARDWALTZ_RUNS": str(workspace.runs_dir), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
+              "OMP_WAIT_POLICY": "passive"}
+    unlike = {name for name in seen | wanted if seen.get(name) != wanted.get(name)}
+    assert unlike <= {"GUARDWALTZ_INHERITED", "LC_CTYPE"}, "Python itself may set the latter as it starts"
+    if run_of_child := first.children():
+        child = read_json(run_of_child[0].dir / "seen.json")
+        assert (child["CUDA_VISIBLE_DEVICES"], child["GUARDWALTZ_DIE_WITH_PARENT"]) == ("0,1", "1")
 
 
 @pytest.mark.kill

@@ -1,5 +1,6 @@
 """Methods without a model, for tests of runs and jobs: they count, slowly, with checkpoints."""
 
+import os
 import time
 
 from core import Config, Method, Stage, UserError, hookimpl, setting
@@ -51,6 +52,26 @@ class ShortCount(Count):
     lane = "instant"
 
 
+class LookAround(Method):
+    name = "look-around"
+    title = "Looking around"
+    stage = Stage.TRAINING
+
+    class Config(Config):
+        processes: int = setting(1)
+        """Ranks, as torchrun starts them."""
+        child: bool = setting(False)
+        """Have a child look, too, after this run has changed its environment."""
+
+    def run(self, config, run):
+        if run.rank == 0:
+            write_json(run.dir / "seen.json", dict(os.environ))
+        os.environ["CUDA_VISIBLE_DEVICES"] = "7"  # as training does
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.dir)
+        if config.child:
+            run.child("look-around", {}, key="child")
+
+
 class Family(Method):
     name = "family"
     title = "Family"
@@ -71,4 +92,4 @@ class Family(Method):
 
 @hookimpl
 def register_methods():
-    return [Count, ShortCount, Family]
+    return [Count, ShortCount, LookAround, Family]
