@@ -79,17 +79,22 @@ def pump(workspace: Workspace) -> None:
 
 
 def _reap() -> None:
-    """Ended workers shall be no zombies; and a run whose worker ended before its first word has failed."""
+    """Ended workers shall be no zombies, and none that had no word to say is still waited for."""
     for entry in list(_spawned):
         process, folder, launched = entry
         if (code := process.poll()) is None:
             continue
         with contextlib.suppress(ValueError):  # another thread took it off
             _spawned.remove(entry)
-        status = read_json(folder / "status.json", {})
-        if status.get("state") == "running" and status.get("process") is None and status.get("launched") == launched:
-            update_status(folder, state="failed", ended=time.time(),
-                          message=f"The worker ended with code {code} before it began; the log has its last words.")
+        _fail_if_silent(folder, launched, code)
+
+
+def _fail_if_silent(folder: Path, launched: float, code: int) -> None:
+    """A run whose worker ended before its first word has failed, and nobody else will say so."""
+    status = read_json(folder / "status.json", {})
+    if status.get("state") == "running" and status.get("process") is None and status.get("launched") == launched:
+        update_status(folder, state="failed", ended=time.time(),
+                      message=f"The worker ended with code {code} before it began; the log has its last words.")
 
 
 def _is_over(workspace: Workspace, run_id: str) -> bool:
@@ -224,10 +229,12 @@ def run_child(parent: ActiveRun, method_name: str, settings: dict[str, Any], *, 
         child = create(parent.workspace, method, settings, parent=parent.id, key=key, name=name)
     else:
         _reset(child)
-    update_status(child.dir, state="running", launched=time.time(), process=None)
+    launched = time.time()
+    update_status(child.dir, state="running", launched=launched, process=None)
     process = _popen(parent.workspace, child, dies_with_us=True)
-    while process.poll() is None:
+    while (code := process.poll()) is None:
         if parent.should_stop():
             (child.dir / "stop").touch()
         time.sleep(0.2)
+    _fail_if_silent(child.dir, launched, code)
     return child

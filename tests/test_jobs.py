@@ -186,6 +186,13 @@ def test_children_run_in_the_parents_slot_and_are_taken_up_again(workspace):
     assert [child.status["key"] for child in run.children()] == ["child-0", "child-1"], "no child is made twice"
 
 
+def test_a_child_that_ends_before_its_first_word_has_failed(workspace, monkeypatch):
+    parent = ActiveRun(workspace, create(workspace, workspace.plugins.method("family"), {}).id)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match=r"Step one \(count-0001\) failed: The worker ended with code 1 before it began"):
+        parent.child("count", {"to": 1}, key="one")
+
+
 def test_stopping_a_parent_stops_its_child(workspace):
     run = submit(workspace, "family", {"children": 1, "to": 1000, "pause": 0.05})
     wait_for(lambda: run.children() and run.children()[0].checkpoints(), "the child")
