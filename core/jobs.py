@@ -15,7 +15,7 @@ from core.access import Act
 from core.files import read_json
 from core.methods import Method, UserError, validate
 from core.resuming import has_lost_checkpoints
-from core.runs import FINISHED, REPOSITORY, Run, Workspace, add_event, derive_state, update_status
+from core.runs import FINISHED, REPOSITORY, Run, Workspace, add_event, derive_state, process_alive, update_status
 
 if TYPE_CHECKING:
     from core.active import ActiveRun
@@ -57,8 +57,8 @@ def create(workspace: Workspace, method: type[Method], values: dict[str, Any], *
 
 def pump(workspace: Workspace) -> None:
     """Start what may start. Called by the app each second, by the command line, and by each worker as it ends."""
-    _reap()
     with workspace.store.locked() as db:
+        _reap()
         for lane, slots in LANE_SLOTS.items():
             rows = db.execute("SELECT run_id, started FROM queue WHERE lane = ? ORDER BY position", (lane,)).fetchall()
             alive = 0
@@ -84,7 +84,7 @@ def _reap() -> None:
         process, folder, launched = entry
         if (code := process.poll()) is None:
             continue
-        with contextlib.suppress(ValueError):  # another thread took it off
+        with contextlib.suppress(ValueError):  # another thread took it off, for the queue of another folder
             _spawned.remove(entry)
         _fail_if_silent(folder, launched, code)
 
@@ -141,19 +141,32 @@ def _popen(workspace: Workspace, run: Run, *, dies_with_us: bool) -> subprocess.
 def stop(workspace: Workspace, run: Run, *, force: bool = False) -> None:
     """Ask a run to write a checkpoint and end; `force` kills its process tree now."""
     workspace.access.demand(Act.STOP)
-    state = run.state
-    if state == "queued":
-        update_status(run.dir, state="stopped", ended=time.time(), message="stopped before it started")
-        workspace.store.dequeue(run.id)
-    elif state == "running":
+    with workspace.store.locked() as db:  # nobody starts it between the look and the word
+        state = run.state
+        if state == "queued":
+            update_status(run.dir, state="stopped", ended=time.time(), message="stopped before it started")
+            db.execute("DELETE FROM queue WHERE run_id = ?", (run.id,))
+            return
+        if state != "running":
+            raise UserError(f"{run.id} is {state}; only a queued or running run can be stopped.")
         (run.dir / "stop").touch()
-        add_event(run.dir, "notice", level="info", text="Stop asked for; writing a checkpoint first.")
-        if force:
-            kill_tree(int((run.status.get("process") or {}).get("pid", 0)))
+    add_event(run.dir, "notice", level="info", text="Stop asked for; writing a checkpoint first.")
+    if force:
+        _kill(workspace, run)
+
+
+def _kill(workspace: Workspace, run: Run) -> None:
+    """A worker that has said nothing yet is left to find the stop file: it gives its first word before it looks for that file, so
+    either it is known here or it ends by itself. Until then it keeps its place in the lane. So does one on another host."""
+    process = run.status.get("process")
+    if not process or not process_alive(process):
+        return
+    kill_tree(int(process["pid"]))
+    with workspace.store.locked():
+        last = run.status
+        if last.get("state") == "running" and last.get("process") == process:  # else it had ended, and may be queued anew
             update_status(run.dir, state="stopped", ended=time.time(), message="killed on request")
-            pump(workspace)
-    else:
-        raise UserError(f"{run.id} is {state}; only a queued or running run can be stopped.")
+    pump(workspace)
 
 
 def kill_tree(pid: int) -> None:
@@ -175,16 +188,17 @@ def kill_tree(pid: int) -> None:
 def resume(workspace: Workspace, run: Run) -> Run:
     """Go on where a stopped, failed or lost run was: same folder, schedule, optimizer and random state."""
     workspace.access.demand(Act.RESUME)
-    state = run.state
-    if state not in ("stopped", "failed", "lost"):
-        raise UserError(f"{run.id} is {state}; only a stopped, failed or lost run can be resumed.")
     method = workspace.plugins.method(run.method)
-    if not method.resumable:
-        raise UserError(f"{method.name} cannot resume; run it again instead.")
-    if run.status.get("parent"):
-        raise UserError(f"{run.id} is a step of {run.status['parent']}; resume that one, it goes on with this step.")
-    _reset(run)
-    workspace.store.enqueue(run.id, method.lane)
+    with workspace.store.locked() as db:  # of two who press Resume, one finds it queued
+        state = run.state
+        if state not in ("stopped", "failed", "lost"):
+            raise UserError(f"{run.id} is {state}; only a stopped, failed or lost run can be resumed.")
+        if not method.resumable:
+            raise UserError(f"{method.name} cannot resume; run it again instead.")
+        if run.status.get("parent"):
+            raise UserError(f"{run.id} is a step of {run.status['parent']}; resume that one, it goes on with this step.")
+        _reset(run)
+        db.execute("INSERT OR REPLACE INTO queue VALUES (?, ?, ?, 0)", (run.id, method.lane, time.time()))
     pump(workspace)
     return run
 

@@ -67,6 +67,8 @@ def _quiet_libraries() -> None:
 
 def _execute(workspace: Workspace, run: ActiveRun) -> dict[str, Any]:
     try:
+        if run.rank == 0:  # the others end with it: one that ended before it would take its last word away
+            run.stop_if_asked()
         method = workspace.plugins.method(run.method)
         config = validate(method, run.config)
         if run.rank == 0:

@@ -4,16 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 
 import psutil
 import pytest
 
+from core import jobs
 from core.active import ActiveRun
 from core.files import read_json
 from core.jobs import continue_run, create, delete, pump, resume, stop, submit
 from core.methods import UserError
-from core.runs import FINISHED, REPOSITORY, Workspace, derive_state, process_alive, update_status
+from core.runs import FINISHED, REPOSITORY, Run, Workspace, derive_state, process_alive, update_status
 from core.store import reindex
 from tests.helpers import FAKE_PLUGINS, finish, wait_for
 
@@ -77,6 +80,90 @@ def test_a_queued_run_is_stopped_before_it_starts(workspace):
     assert finish(workspace, first) == "stopped"
     pump(workspace)
     assert not (second.dir / "env.json").exists()
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Ids of the runs that were started, in order. Their workers never come to their first word."""
+    ids = []
+
+    def launch(_, run):
+        ids.append(run.id)
+        update_status(run.dir, state="running", launched=time.time(), process=None)
+
+    monkeypatch.setattr("core.jobs._launch", launch)
+    return ids
+
+
+def meanwhile(act) -> None:
+    """Another thread does `act`, which ends here and now unless it has to wait for this one."""
+    thread = Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(1)
+
+
+def test_stop_now_before_the_first_word_is_left_to_the_worker(workspace, launched):
+    first, second = submit(workspace, "count", {"to": 1000}), submit(workspace, "count", {"to": 1})
+    stop(workspace, first, force=True)
+    pump(workspace)
+    assert (first.state, launched) == ("running", [first.id]), "the lane was given away to a second run"
+    environment = {**os.environ, "GUARDWALTZ_RUNS": str(workspace.runs_dir)}
+    worker = subprocess.run([sys.executable, "-m", "core.worker", first.id], cwd=REPOSITORY, env=environment, timeout=240)
+    assert (worker.returncode, first.state, first.checkpoints()) == (3, "stopped", [])
+    wait_for(lambda: second.state in FINISHED, "the next run, which the worker started")
+
+
+def test_a_run_that_ended_while_it_was_killed_keeps_its_last_word(workspace, monkeypatch):
+    run = submit(workspace, "count", {"to": 1000})
+    pid_of(run)
+    kill = jobs.kill_tree
+
+    def late(pid):
+        kill(pid)
+        update_status(run.dir, state="succeeded")
+
+    monkeypatch.setattr("core.jobs.kill_tree", late)
+    stop(workspace, run, force=True)
+    assert run.state == "succeeded"
+
+
+def test_a_run_is_either_stopped_in_the_queue_or_started(workspace, launched):
+    class SeenQueued(Run):
+        @property
+        def state(self):
+            state = super().state
+            meanwhile(lambda: pump(workspace))
+            return state
+
+    run = create(workspace, workspace.plugins.method("count"), {"to": 1})
+    workspace.store.enqueue(run.id, "compute")
+    stop(workspace, SeenQueued(run.dir))
+    wait_for(lambda: not workspace.store.queued("compute"), "the queue to be empty")
+    assert (run.state, launched) == ("stopped", [])
+
+
+def test_two_who_press_resume_start_one_worker(workspace, launched, monkeypatch):
+    run = create(workspace, workspace.plugins.method("count"), {"to": 1})
+    update_status(run.dir, state="stopped")
+    refused = []
+
+    def second():
+        try:
+            resume(workspace, run)
+        except UserError as error:
+            refused.append(str(error))
+
+    def reset(run):
+        monkeypatch.setattr("core.jobs._reset", reset_alone)
+        meanwhile(second)
+        reset_alone(run)
+
+    reset_alone = jobs._reset
+    monkeypatch.setattr("core.jobs._reset", reset)
+    resume(workspace, run)
+    wait_for(lambda: refused or len(launched) > 1, "the second one's answer")
+    assert launched == [run.id]
+    assert "only a stopped, failed or lost run can be resumed" in refused[0]
 
 
 @pytest.mark.parametrize("settings", [{"processes": 2}, {"child": True}])
