@@ -1,6 +1,8 @@
 """Runs as child processes: the queue, Stop, resume, kill -9 of the worker and of the app, children."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from threading import Thread
 import psutil
 import pytest
 
-from core import jobs
+from core import jobs, worker
 from core.active import ActiveRun
 from core.files import read_json
 from core.jobs import continue_run, create, delete, pump, resume, stop, submit
@@ -248,6 +250,62 @@ def test_failures_say_what_happened_in_one_sentence(workspace):
         run = submit(workspace, "count", settings)
         assert finish(workspace, run) == "failed"
         assert words in run.status["message"]
+
+
+ON_A_SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=2m none "$0" && exec "$@"']
+FULL_DISK = """
+from core.jobs import create
+from core.runs import Workspace
+import subprocess, sys
+workspace = Workspace()
+run = create(workspace, workspace.plugins.method("count"), {"mode": "fill-disk"})
+code = subprocess.run([sys.executable, "-m", "core.worker", run.id]).returncode
+print(code, run.state, run.status["message"], [event["state"] for event in run.events("state")], sep="|")
+"""
+
+
+def test_a_full_disk_has_room_for_the_last_word(workspace):
+    """A real one, in a name space of its own; the file that filled it stays."""
+    if shutil.which("unshare") is None or subprocess.run([*ON_A_SMALL_DISK, str(workspace.runs_dir), "true"]).returncode:
+        pytest.skip("no file system can be mounted here")
+    environment = {**os.environ, "GUARDWALTZ_RUNS": str(workspace.runs_dir)}
+    done = subprocess.run([*ON_A_SMALL_DISK, str(workspace.runs_dir), sys.executable, "-c", FULL_DISK], cwd=REPOSITORY, env=environment,
+                          capture_output=True, text=True, timeout=240)
+    words = done.stdout.strip().splitlines()[-1]
+    assert words == "1|failed|The disk is full; free some space and press Resume.|['running', 'failed']", done.stderr
+
+
+def test_the_last_word_waits_for_room_and_what_fails_does_not_end_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setenv("GUARDWALTZ_PLUGINS", str(FAKE_PLUGINS))
+    workspace = Workspace(tmp_path)  # not the fixture's: that kills the process of a run that still runs, here this one
+    run = ActiveRun(workspace, create(workspace, workspace.plugins.method("count"), {"to": 1}).id)
+    tried = []
+
+    def full(name, times):
+        real = getattr(worker, name, None)
+
+        def call(*given, **named):
+            tried.append(name)
+            if tried.count(name) <= times:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*given, **named)
+
+        return call
+
+    def fill_disk(*_):
+        for name in ("add_event", "pump"):
+            monkeypatch.setattr(worker, name, full(name, times=9))
+        monkeypatch.setattr(worker, "update_status", full("update_status", times=1))
+        monkeypatch.setattr(worker.keep, "start", full("keep", times=9))
+        return {"state": "succeeded", "message": ""}
+
+    monkeypatch.setattr(worker, "Workspace", lambda: workspace)
+    monkeypatch.setattr(worker, "_execute", fill_disk)
+    for name in ("remember_environment", "give_way", "_quiet_libraries", "_heartbeat"):
+        monkeypatch.setattr(worker, name, lambda *_: None)
+    assert worker.main(run.id) == 0
+    assert tried == ["add_event", "update_status", "update_status", "pump", "keep"]
+    assert run.status["state"] == "succeeded"
 
 
 def test_a_worker_that_ends_before_its_first_word_has_failed(workspace, monkeypatch):

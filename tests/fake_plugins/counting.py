@@ -7,6 +7,15 @@ from core import Config, Method, Stage, UserError, hookimpl, setting
 from core.files import read_json, write_json
 
 
+def fill(path):
+    """Every byte of the disk, a small one."""
+    if os.statvfs(path.parent).f_blocks * os.statvfs(path.parent).f_frsize > 64 * 2**20:
+        raise UserError("the disk is not a small one")
+    with path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
 class Count(Method):
     name = "count"
     title = "Counting"
@@ -22,7 +31,7 @@ class Count(Method):
         fail_at: int | None = setting(None, advanced=True)
         """Fail at this step."""
         mode: str = setting("plain", advanced=True)
-        """plain, deaf (ignores Stop), bad-input, or no-space."""
+        """plain, deaf (ignores Stop), bad-input, no-space, or fill-disk (only where it is a small one)."""
 
     def run(self, config, run):
         last = run.last_checkpoint()
@@ -36,6 +45,8 @@ class Count(Method):
                 raise UserError("mode = bad-input is not for running; choose plain.")
             if config.mode == "no-space":
                 raise OSError(28, "No space left on device")
+            if config.mode == "fill-disk":
+                fill(run.dir / "large.bin")
             run.metrics(at, loss=1.0 / at)
             run.progress(at, config.to)
             folder = run.checkpoint_dir / f"checkpoint-{at}"
