@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -52,9 +53,10 @@ class ActiveRun(Run):
         return found[-1] if found else None
 
     def log(self, text: str) -> None:
-        """One line into log.txt, with the time."""
+        """One line into log.txt, with the time. A line for which the disk has no room is left out."""
         if self.rank == 0:
-            print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+            with contextlib.suppress(OSError):
+                print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
     def notice(self, text: str, level: Literal["info", "warning"] = "info") -> None:
         """A line that the run card shows, not only the log."""

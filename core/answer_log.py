@@ -6,6 +6,7 @@ Whole lines are the cursor: what ends in a line break was written whole, a torn 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -14,9 +15,10 @@ from core.records import Record, RecordT, lines_of
 
 
 class AnswerLog:
-    """Appends records of any kind. Opening it cuts off a torn last line, which a later record would otherwise be glued to.
+    """Appends records of any kind. Opening it cuts off a torn last line, which a later record would otherwise be glued to. Several
+    may append to one file, each whole lines; nobody's opening takes a line away that somebody else wrote.
 
-    `rows` is the cursor: how many whole lines the file holds, so a run that writes one line a row skips that many rows.
+    `rows` is the cursor of a file with one writer: how many whole lines it holds, so a run that writes one line a row skips that many.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,8 +35,9 @@ class AnswerLog:
     def add(self, *records: Record) -> None:
         """Write records, each one whole line, in one write call; they are the operating system's when this returns."""
         lines = b"".join(record.model_dump_json(exclude_none=True).encode() + b"\n" for record in records)
-        while lines:  # a write to a nearly full disk may take a part only; the next one then raises
-            lines = lines[self._file.write(lines):]
+        with _alone(self._file):
+            while lines:  # a write to a nearly full disk may take a part only; the next one then raises
+                lines = lines[self._file.write(lines):]
         self.rows += len(records)
 
 
@@ -60,11 +63,22 @@ def count_rows(path: Path) -> int:
 
 def cut_torn_line(path: Path) -> int:
     """Leave whole lines only, and count them."""
-    whole = rows = 0
-    for _, line in lines_of(path):
-        if line.endswith(b"\n"):
-            whole, rows = whole + len(line), rows + 1
-    if whole != path.stat().st_size:
-        with path.open("rb+") as file:
-            file.truncate(whole)
+    rows, line = 0, b""
+    with path.open("rb+") as file, _alone(file):  # so a torn line is a dead writer's, not one that is being written
+        for line in file:
+            rows += line.endswith(b"\n")
+        if line and not line.endswith(b"\n"):
+            file.truncate(file.tell() - len(line))
     return rows
+
+
+@contextmanager
+def _alone(file: IO[bytes]) -> Iterator[None]:
+    """One at a time writes or cuts, over all processes and threads that opened the file; the lock of a dead one is gone."""
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)

@@ -297,7 +297,8 @@ def _state_by(status: dict[str, Any], folder: Path) -> State:
 
 
 def update_status(folder: Path, **changes: Any) -> None:
-    """Overlay status.json. Only the owner of a run writes: the queue before the worker starts, then the worker, each of its threads."""
+    """Overlay status.json. Until the worker's first word and after its end the holder of the store's lock writes (the queue, Stop and
+    Resume; for a step its parent), in between the worker, each of its threads. Here only threads of one process wait for each other."""
     with STATUS_LOCK:
         write_json(folder / "status.json", {**read_json(folder / "status.json", {}), **changes})
 

@@ -8,27 +8,35 @@ import faulthandler
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import IO, Any
 
 from core import keep
 from core.active import ActiveRun, StopRequested
 from core.files import write_json
-from core.jobs import STOP_GRACE, kill_tree, pump
+from core.jobs import STOP_GRACE, kill_tree, pump, remember_environment
 from core.methods import UserError, validate
 from core.priority import give_way
 from core.runs import STATUS_LOCK, Workspace, add_event, this_process, update_status
 from core.zero_gpu import computes_lent, run_in_slices
 
 HEARTBEAT_EVERY = 2.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+RESERVE = 256 * 1024
+"""Bytes that are kept free on the disk for the words at the end of a run."""
+PATIENCE = 60.0
+"""Seconds for which the last word is tried again on a disk that is full all the same."""
 RANK_GRACE = 5.0
 """Seconds that ranks other than 0 wait before they report that they stopped or failed."""
 
 
 def main(run_id: str) -> int:
     """Execute the run; the exit code is 0 succeeded, 1 failed, 2 bad input, 3 stopped."""
+    remember_environment()
     rank = int(os.environ.get("RANK", "0"))
     if os.environ.get("GUARDWALTZ_DIE_WITH_PARENT") or "RANK" in os.environ:
         _die_with_parent()
@@ -42,17 +50,52 @@ def main(run_id: str) -> int:
         update_status(run.dir, state="running", process=this_process(), started=time.time(), ended=None, message="")
         add_event(run.dir, "state", state="running")
         threading.Thread(target=_heartbeat, args=(run,), daemon=True).start()
+    reserve = _reserve(workspace) if rank == 0 else None
     outcome = _execute(workspace, run)
+    if reserve:
+        os.ftruncate(reserve.fileno(), 0)  # not only closed: a forked process may hold it open
     if rank == 0:
-        add_event(run.dir, "state", **outcome)
-        update_status(run.dir, ended=time.time(), **outcome)  # the last word: from here on the run may be resumed or deleted
+        _attempt(lambda: add_event(run.dir, "state", **outcome))
+        _attempt(lambda: _say_last_word(run, outcome))
         if not run.status.get("parent"):
-            pump(workspace)  # which takes this run's row out, unless it was queued anew meanwhile
-        keep.start(workspace)
+            _attempt(lambda: pump(workspace))  # which takes this run's row out, unless it was queued anew meanwhile
+        _attempt(lambda: keep.start(workspace))
     code = {"succeeded": 0, "stopped": 3}.get(outcome["state"], 2 if outcome.get("bad_input") else 1)
     if rank and code:  # torchrun ends every rank when one reports a failure: let rank 0 say first how the run ended
         time.sleep(RANK_GRACE)
     return code
+
+
+def _reserve(workspace: Workspace) -> IO[bytes] | None:
+    """Some room that is given back for the last word. The file has no name, so it goes with this process however that ends."""
+    with contextlib.suppress(OSError):
+        file = tempfile.TemporaryFile(dir=workspace.runs_dir)  # noqa: SIM115 - it stays open while the run works
+        file.write(os.urandom(RESERVE))  # which no file system can make smaller
+        file.flush()
+        os.fsync(file.fileno())
+        return file
+    return None
+
+
+def _attempt(step: Callable[[], object]) -> None:
+    """What goes wrong at the end of a run must not keep the next step from being tried; the log tells of it where it has room."""
+    try:
+        step()
+    except Exception:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+
+
+def _say_last_word(run: ActiveRun, outcome: dict[str, Any]) -> None:
+    """From here on the run may be resumed or deleted. A full disk may have room again in a moment: others fail on it, too."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return update_status(run.dir, ended=time.time(), **outcome)
+        except OSError as error:
+            if error.errno not in NO_ROOM or time.monotonic() > deadline:
+                raise
+        time.sleep(1.0)
 
 
 def _quiet_libraries() -> None:
@@ -66,6 +109,8 @@ def _quiet_libraries() -> None:
 
 def _execute(workspace: Workspace, run: ActiveRun) -> dict[str, Any]:
     try:
+        if run.rank == 0:  # the others end with it: one that ended before it would take its last word away
+            run.stop_if_asked()
         method = workspace.plugins.method(run.method)
         config = validate(method, run.config)
         if run.rank == 0:
@@ -84,14 +129,15 @@ def _execute(workspace: Workspace, run: ActiveRun) -> dict[str, Any]:
         run.log(f"failed: {error}")
         return {"state": "failed", "message": str(error), "bad_input": True}
     except BaseException as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the log may be what found no room
+            traceback.print_exc()
         return {"state": "failed", "message": plain_failure(error)}
 
 
 def plain_failure(error: BaseException) -> str:
     """One sentence for the failures that people meet, else the exception as it is."""
     text = str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return "The disk is full; free some space and press Resume."
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
         return "Out of memory; use a smaller batch, shorter rows or a smaller model, and press Resume."
@@ -144,8 +190,9 @@ def _heartbeat(run: ActiveRun) -> None:
             asked_at = time.monotonic()
         if asked_at is not None and time.monotonic() - asked_at > STOP_GRACE:
             with STATUS_LOCK:  # the method is still reporting progress: nothing may be written over the last word
-                update_status(run.dir, state="stopped", ended=time.time(),
-                              message=f"did not end within {STOP_GRACE:.0f} s of Stop; killed")
+                with contextlib.suppress(OSError):  # on a full disk it is killed without a word
+                    update_status(run.dir, state="stopped", ended=time.time(),
+                                  message=f"did not end within {STOP_GRACE:.0f} s of Stop; killed")
                 kill_tree(os.getpid())
         time.sleep(HEARTBEAT_EVERY)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from core.answer_log import AnswerLog, count_rows, read_log
+from core.answer_log import AnswerLog, _alone, count_rows, read_log
 from core.methods import UserError
 from core.records import Labels, MinedSample, Output, Prediction
 from tests.fakes.answer_writer import ROWS, write_answers
@@ -38,6 +41,37 @@ def test_any_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert list(read_log(tmp_path / "predictions.jsonl", Prediction)) == [prediction]
     assert list(read_log(tmp_path / "none.jsonl", Prediction)) == []
     assert (count_rows(tmp_path / "none.jsonl"), AnswerLog(tmp_path / "none.jsonl").rows) == (0, 0)
+
+
+def test_opening_takes_no_line_away_that_another_writer_adds_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "edits.jsonl"
+    with AnswerLog(path) as other:
+        other.add(sample(0))
+        look = Path.stat
+
+        def stat(self: Path, **how: bool) -> os.stat_result:
+            other.add(sample(1))
+            return look(self, **how)
+
+        monkeypatch.setattr(Path, "stat", stat)
+        with AnswerLog(path) as log:
+            monkeypatch.undo()
+            log.add(sample(2))
+        assert [item.row for item in read_log(path, MinedSample)] == [0, *[1] * (other.rows - 1), 2]
+
+
+def test_a_line_that_is_being_written_is_not_taken_for_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "edits.jsonl"
+    line = sample(0).model_dump_json(exclude_none=True).encode() + b"\n"
+    with ThreadPoolExecutor(1) as threads, path.open("ab", buffering=0) as file, _alone(file):
+        file.write(line[:9])
+        opened = threads.submit(AnswerLog, path)
+        with pytest.raises(TimeoutError):
+            opened.result(0.5)
+        file.write(line[9:])
+        fcntl.flock(file, fcntl.LOCK_UN)
+        assert opened.result(60).rows == 1
+    assert path.read_bytes() == line
 
 
 @pytest.mark.parametrize("torn", [b'{"row":1,"prom', b"\xc3", b""])

@@ -52,7 +52,6 @@ def here(monkeypatch):
             update_status(run.dir, **_execute(workspace, ActiveRun(workspace, run.id)))
         return SimpleNamespace(poll=lambda: 0)
 
-    monkeypatch.setenv("GUARDWALTZ_DIE_WITH_PARENT", "1")  # run_child sets it for good
     monkeypatch.setattr("core.jobs._popen", start)
     monkeypatch.setattr("core.worker.environment", lambda seed: {"seed": seed})
     return state

@@ -1,19 +1,24 @@
 """Runs as child processes: the queue, Stop, resume, kill -9 of the worker and of the app, children."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 
 import psutil
 import pytest
 
+from core import jobs, worker
 from core.active import ActiveRun
 from core.files import read_json
 from core.jobs import continue_run, create, delete, pump, resume, stop, submit
 from core.methods import UserError
-from core.runs import REPOSITORY, Workspace, derive_state, process_alive, update_status
+from core.runs import FINISHED, REPOSITORY, Run, Workspace, derive_state, process_alive, update_status
 from core.store import reindex
 from tests.helpers import FAKE_PLUGINS, finish, wait_for
 
@@ -77,6 +82,110 @@ def test_a_queued_run_is_stopped_before_it_starts(workspace):
     assert finish(workspace, first) == "stopped"
     pump(workspace)
     assert not (second.dir / "env.json").exists()
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Ids of the runs that were started, in order. Their workers never come to their first word."""
+    ids = []
+
+    def launch(_, run):
+        ids.append(run.id)
+        update_status(run.dir, state="running", launched=time.time(), process=None)
+
+    monkeypatch.setattr("core.jobs._launch", launch)
+    return ids
+
+
+def meanwhile(act) -> None:
+    """Another thread does `act`, which ends here and now unless it has to wait for this one."""
+    thread = Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(1)
+
+
+def test_stop_now_before_the_first_word_is_left_to_the_worker(workspace, launched):
+    first, second = submit(workspace, "count", {"to": 1000}), submit(workspace, "count", {"to": 1})
+    stop(workspace, first, force=True)
+    pump(workspace)
+    assert (first.state, launched) == ("running", [first.id]), "the lane was given away to a second run"
+    environment = {**os.environ, "GUARDWALTZ_RUNS": str(workspace.runs_dir)}
+    worker = subprocess.run([sys.executable, "-m", "core.worker", first.id], cwd=REPOSITORY, env=environment, timeout=240)
+    assert (worker.returncode, first.state, first.checkpoints()) == (3, "stopped", [])
+    wait_for(lambda: second.state in FINISHED, "the next run, which the worker started")
+
+
+def test_a_run_that_ended_while_it_was_killed_keeps_its_last_word(workspace, monkeypatch):
+    run = submit(workspace, "count", {"to": 1000})
+    pid_of(run)
+    kill = jobs.kill_tree
+
+    def late(pid):
+        kill(pid)
+        update_status(run.dir, state="succeeded")
+
+    monkeypatch.setattr("core.jobs.kill_tree", late)
+    stop(workspace, run, force=True)
+    assert run.state == "succeeded"
+
+
+def test_a_run_is_either_stopped_in_the_queue_or_started(workspace, launched):
+    class SeenQueued(Run):
+        @property
+        def state(self):
+            state = super().state
+            meanwhile(lambda: pump(workspace))
+            return state
+
+    run = create(workspace, workspace.plugins.method("count"), {"to": 1})
+    workspace.store.enqueue(run.id, "compute")
+    stop(workspace, SeenQueued(run.dir))
+    wait_for(lambda: not workspace.store.queued("compute"), "the queue to be empty")
+    assert (run.state, launched) == ("stopped", [])
+
+
+def test_two_who_press_resume_start_one_worker(workspace, launched, monkeypatch):
+    run = create(workspace, workspace.plugins.method("count"), {"to": 1})
+    update_status(run.dir, state="stopped")
+    refused = []
+
+    def second():
+        try:
+            resume(workspace, run)
+        except UserError as error:
+            refused.append(str(error))
+
+    def reset(run):
+        monkeypatch.setattr("core.jobs._reset", reset_alone)
+        meanwhile(second)
+        reset_alone(run)
+
+    reset_alone = jobs._reset
+    monkeypatch.setattr("core.jobs._reset", reset)
+    resume(workspace, run)
+    wait_for(lambda: refused or len(launched) > 1, "the second one's answer")
+    assert launched == [run.id]
+    assert "only a stopped, failed or lost run can be resumed" in refused[0]
+
+
+@pytest.mark.parametrize("settings", [{"processes": 2}, {"child": True}])
+def test_the_next_run_has_the_environment_of_the_app_not_of_the_worker_that_ended(workspace, monkeypatch, settings):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("A_KEY_ADDED_LATER", "typed in a page")
+    first = submit(workspace, "look-around", settings)
+    second = submit(workspace, "look-around", {})
+    assert second.state == "queued", "it is the ending worker that starts it, since nothing pumps here"
+    wait_for(lambda: second.state in FINISHED, "the second run, with nobody pumping")
+    assert (first.state, second.state) == ("succeeded", "succeeded")
+    seen = read_json(second.dir / "seen.json")
+    wanted = {**os.environ, "GUARDWALTZ_RUNS": str(workspace.runs_dir), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
+              "OMP_WAIT_POLICY": "passive"}
+    unlike = {name for name in seen | wanted if seen.get(name) != wanted.get(name)}
+    assert unlike <= {"GUARDWALTZ_INHERITED", "LC_CTYPE"}, "Python itself may set the latter as it starts"
+    if run_of_child := first.children():
+        child = read_json(run_of_child[0].dir / "seen.json")
+        assert (child["CUDA_VISIBLE_DEVICES"], child["GUARDWALTZ_DIE_WITH_PARENT"]) == ("0,1", "1")
 
 
 @pytest.mark.kill
@@ -143,6 +252,62 @@ def test_failures_say_what_happened_in_one_sentence(workspace):
         assert words in run.status["message"]
 
 
+ON_A_SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=2m none "$0" && exec "$@"']
+FULL_DISK = """
+from core.jobs import create
+from core.runs import Workspace
+import subprocess, sys
+workspace = Workspace()
+run = create(workspace, workspace.plugins.method("count"), {"mode": "fill-disk"})
+code = subprocess.run([sys.executable, "-m", "core.worker", run.id]).returncode
+print(code, run.state, run.status["message"], [event["state"] for event in run.events("state")], sep="|")
+"""
+
+
+def test_a_full_disk_has_room_for_the_last_word(workspace):
+    """A real one, in a name space of its own; the file that filled it stays."""
+    if shutil.which("unshare") is None or subprocess.run([*ON_A_SMALL_DISK, str(workspace.runs_dir), "true"]).returncode:
+        pytest.skip("no file system can be mounted here")
+    environment = {**os.environ, "GUARDWALTZ_RUNS": str(workspace.runs_dir)}
+    done = subprocess.run([*ON_A_SMALL_DISK, str(workspace.runs_dir), sys.executable, "-c", FULL_DISK], cwd=REPOSITORY, env=environment,
+                          capture_output=True, text=True, timeout=240)
+    words = done.stdout.strip().splitlines()[-1]
+    assert words == "1|failed|The disk is full; free some space and press Resume.|['running', 'failed']", done.stderr
+
+
+def test_the_last_word_waits_for_room_and_what_fails_does_not_end_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setenv("GUARDWALTZ_PLUGINS", str(FAKE_PLUGINS))
+    workspace = Workspace(tmp_path)  # not the fixture's: that kills the process of a run that still runs, here this one
+    run = ActiveRun(workspace, create(workspace, workspace.plugins.method("count"), {"to": 1}).id)
+    tried = []
+
+    def full(name, times):
+        real = getattr(worker, name, None)
+
+        def call(*given, **named):
+            tried.append(name)
+            if tried.count(name) <= times:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*given, **named)
+
+        return call
+
+    def fill_disk(*_):
+        for name in ("add_event", "pump"):
+            monkeypatch.setattr(worker, name, full(name, times=9))
+        monkeypatch.setattr(worker, "update_status", full("update_status", times=1))
+        monkeypatch.setattr(worker.keep, "start", full("keep", times=9))
+        return {"state": "succeeded", "message": ""}
+
+    monkeypatch.setattr(worker, "Workspace", lambda: workspace)
+    monkeypatch.setattr(worker, "_execute", fill_disk)
+    for name in ("remember_environment", "give_way", "_quiet_libraries", "_heartbeat"):
+        monkeypatch.setattr(worker, name, lambda *_: None)
+    assert worker.main(run.id) == 0
+    assert tried == ["add_event", "update_status", "update_status", "pump", "keep"]
+    assert run.status["state"] == "succeeded"
+
+
 def test_a_worker_that_ends_before_its_first_word_has_failed(workspace, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     run = submit(workspace, "count", {"to": 1})
@@ -164,6 +329,13 @@ def test_children_run_in_the_parents_slot_and_are_taken_up_again(workspace):
     assert finish(workspace, run) == "succeeded"
     assert [child.state for child in run.children()] == ["succeeded", "succeeded"]
     assert [child.status["key"] for child in run.children()] == ["child-0", "child-1"], "no child is made twice"
+
+
+def test_a_child_that_ends_before_its_first_word_has_failed(workspace, monkeypatch):
+    parent = ActiveRun(workspace, create(workspace, workspace.plugins.method("family"), {}).id)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match=r"Step one \(count-0001\) failed: The worker ended with code 1 before it began"):
+        parent.child("count", {"to": 1}, key="one")
 
 
 def test_stopping_a_parent_stops_its_child(workspace):

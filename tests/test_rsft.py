@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,8 @@ from core.files import read_json
 from core.jobs import continue_run, create, resume, submit
 from core.lm.find import find_model
 from core.lm.load import load_model
-from core.lm.tune import logged_steps
+from core.lm.tune import TuneJob, logged_steps
+from core.lm.tune_setup import arguments
 from core.methods import UserError, validate
 from core.preflight import look
 from core.records import GuardExample, read_jsonl
@@ -174,6 +176,18 @@ def test_qlora_on_a_cpu(workspace, data, tiny_model):
 
     weights = load_file(run.dir / "adapter" / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}, "small steps would round to none in bfloat16"
+
+
+def test_two_trainings_in_one_process_draw_their_curves_in_folders_of_their_own(tmp_path, monkeypatch):
+    """As the two agents of waltz-sft do; a folder that the person named is left alone."""
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")  # so that both are as they were afterwards
+    monkeypatch.setenv("WANDB_DIR", "chosen")
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR")
+    job = TuneJob(model="m", activation_checkpointing="off", device="cpu")
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        arguments(job, SimpleNamespace(dir=folder, id="run"), SimpleNamespace(steps=4, passes_per_step=1), None, False, "cpu", 8)
+        assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(folder / "tensorboard")
+        assert os.environ["WANDB_DIR"] == "chosen"
 
 
 def test_two_processes_learn_what_one_does(workspace, data, tiny_model):

@@ -23,6 +23,9 @@ EVALUATIONS = 4
 MOST_STEPS_BETWEEN = 250
 """Longest way between two evaluations, or between two checkpoints, when their settings are 0."""
 
+_set_here: dict[str, str] = {}
+"""Environment variables as the last training in this process set them."""
+
 
 def hush() -> None:
     """Nothing is sent to library makers, and run logs stay readable. Set before the libraries are imported."""
@@ -108,8 +111,8 @@ def arguments(job: TuneJob, run: ActiveRun, plan: Plan, config: Any, evaluates: 
     if evaluates:  # the best checkpoint can only be one that exists
         save_steps = eval_steps * max(1, round(save_steps / eval_steps))
     checkpointing = _needs_checkpointing(job, config, device, largest)
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.dir / "tensorboard"))
-    os.environ.setdefault("WANDB_DIR", str(run.dir))
+    _unless_set("TENSORBOARD_LOGGING_DIR", str(run.dir / "tensorboard"))
+    _unless_set("WANDB_DIR", str(run.dir))
     return {
         "output_dir": str(run.dir), "max_steps": plan.steps, "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": plan.passes_per_step, "learning_rate": job.learning_rate,
@@ -124,6 +127,12 @@ def arguments(job: TuneJob, run: ActiveRun, plan: Plan, config: Any, evaluates: 
         "metric_for_best_model": "eval_loss" if evaluates else None, "greater_is_better": False if evaluates else None,
         "report_to": [] if job.report_to == "none" else [job.report_to], "run_name": run.id, "project": "guardwaltz",
         "disable_tqdm": True, "seed": job.seed, "remove_unused_columns": False, "dataloader_pin_memory": device.startswith("cuda")}
+
+
+def _unless_set(name: str, value: str) -> None:
+    """Set an environment variable that the person left alone; what the training before set in this process is replaced."""
+    if os.environ.get(name) in (None, _set_here.get(name)):
+        os.environ[name] = _set_here[name] = value
 
 
 def _needs_checkpointing(job: TuneJob, config: Any, device: str, largest: int) -> bool:

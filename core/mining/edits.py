@@ -1,7 +1,8 @@
 """Corrections by hand to mined rows: edits.jsonl beside outputs.jsonl, which stays as it was mined.
 
-Append-only, one writer (the person at the screen). For each row and kind the latest line is in force, for gold labels also for each
-task; undoing is a later line: `include` after `exclude`, a gold edit without label, a swap without outputs.
+Append-only, written by the pages of everybody who corrects, a line at a time (core/answer_log.py), and never by the worker. For each
+row and kind the latest line is in force, for gold labels also for each task; undoing is a later line: `include` after `exclude`, a gold
+edit without label, a swap without outputs.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def read_edits(path: Path) -> dict[int, list[Edit]]:
 
 
 def add_edit(path: Path, edit: Edit, sample: MinedSample) -> None:
-    """Append an edit of `sample`. UserError where it does not fit the row. A torn last line (a crash) is ended first."""
+    """Append an edit of `sample`. UserError where it does not fit the row. A torn last line (a crash) is cut off first."""
     if edit.row != sample.row:
         raise UserError(f"The edit is about row {edit.row}, the sample is row {sample.row}.")
     if edit.chosen is not None and edit.rejected is not None and max(edit.chosen, edit.rejected) >= len(sample.outputs):

@@ -1,9 +1,19 @@
 """Methods without a model, for tests of runs and jobs: they count, slowly, with checkpoints."""
 
+import os
 import time
 
 from core import Config, Method, Stage, UserError, hookimpl, setting
 from core.files import read_json, write_json
+
+
+def fill(path):
+    """Every byte of the disk, a small one."""
+    if os.statvfs(path.parent).f_blocks * os.statvfs(path.parent).f_frsize > 64 * 2**20:
+        raise UserError("the disk is not a small one")
+    with path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
 
 
 class Count(Method):
@@ -21,7 +31,7 @@ class Count(Method):
         fail_at: int | None = setting(None, advanced=True)
         """Fail at this step."""
         mode: str = setting("plain", advanced=True)
-        """plain, deaf (ignores Stop), bad-input, or no-space."""
+        """plain, deaf (ignores Stop), bad-input, no-space, or fill-disk (only where it is a small one)."""
 
     def run(self, config, run):
         last = run.last_checkpoint()
@@ -35,6 +45,8 @@ class Count(Method):
                 raise UserError("mode = bad-input is not for running; choose plain.")
             if config.mode == "no-space":
                 raise OSError(28, "No space left on device")
+            if config.mode == "fill-disk":
+                fill(run.dir / "large.bin")
             run.metrics(at, loss=1.0 / at)
             run.progress(at, config.to)
             folder = run.checkpoint_dir / f"checkpoint-{at}"
@@ -49,6 +61,26 @@ class ShortCount(Count):
     name = "short-count"
     title = "Counting at once"
     lane = "instant"
+
+
+class LookAround(Method):
+    name = "look-around"
+    title = "Looking around"
+    stage = Stage.TRAINING
+
+    class Config(Config):
+        processes: int = setting(1)
+        """Ranks, as torchrun starts them."""
+        child: bool = setting(False)
+        """Have a child look, too, after this run has changed its environment."""
+
+    def run(self, config, run):
+        if run.rank == 0:
+            write_json(run.dir / "seen.json", dict(os.environ))
+        os.environ["CUDA_VISIBLE_DEVICES"] = "7"  # as training does
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.dir)
+        if config.child:
+            run.child("look-around", {}, key="child")
 
 
 class Family(Method):
@@ -71,4 +103,4 @@ class Family(Method):
 
 @hookimpl
 def register_methods():
-    return [Count, ShortCount, Family]
+    return [Count, ShortCount, LookAround, Family]
