@@ -5,8 +5,9 @@ Whole lines are the cursor: what ends in a line break was written whole, a torn 
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -74,11 +75,14 @@ def cut_torn_line(path: Path) -> int:
 
 @contextmanager
 def _alone(file: IO[bytes]) -> Iterator[None]:
-    """One at a time writes or cuts, over all processes and threads that opened the file; the lock of a dead one is gone."""
-    import fcntl
+    """One at a time writes or cuts, over all processes and threads that opened the file; the lock of a dead one is gone.
 
-    fcntl.flock(file, fcntl.LOCK_EX)
+    Some file systems of clusters have no such locks: there people who edit at once must do without.
+    """
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
     try:
         yield
     finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
