@@ -169,7 +169,7 @@ class RsftEnsemble(Method):
         return f"{plural(config.variants, 'variant')} of {short_path(config.model)} on {name}"
 
     def check(self, config: Config) -> list[Problem]:
-        """Are the settings of the steps in order, is there enough to divide, and would rsft start on the whole set?"""
+        """Are the settings of the steps in order, is there enough to divide, would rsft start on the whole set, and could it be mined?"""
         if wrong := self._wrong_steps(config):
             return wrong
         try:
@@ -188,6 +188,8 @@ class RsftEnsemble(Method):
             problems.append(Problem(f"rsft: {problem.message}", problem.field if ours else "rsft",
                                     problem.fix if problem.fix and all(name in OURS for name in problem.fix) else None,
                                     problem.fix_label, problem.severity))
+        if not any(problem.severity == "error" for problem in problems):
+            problems += self._wrong_rows(config)
         return problems
 
     def estimate(self, config: Config) -> Estimate | None:
@@ -208,7 +210,7 @@ class RsftEnsemble(Method):
 
     def run(self, config: Config, run: ActiveRun) -> None:
         """Divide, train, mine, merge; each step is a child that is done once."""
-        if wrong := self._wrong_steps(config):
+        if wrong := self._wrong_steps(config) or self._wrong_rows(config):
             raise UserError(wrong[0].message)
         variants = self._variants(config)
         steps = len(variants) * (3 if config.mine else 2) + config.mine
@@ -291,6 +293,25 @@ class RsftEnsemble(Method):
                 preset = f"{field_name}_preset" if "has no preset" in str(error) else field_name
                 problems.append(Problem(f"{field_name}: {error}", preset))
         return problems
+
+    def _wrong_rows(self, config: Config) -> list[Problem]:
+        """Would mining refuse `mining_data`? Asked before the first training, in the format that the guards will be trained in."""
+        from core.data import find_data
+        from core.lm.sft_data import prepare
+        from core.mining.rows import refuse, survey
+
+        if not (config.mine and config.mining_data):
+            return []
+        try:
+            prompt_format = prepare(self._rsft(config)[1], self.workspace).prompt_format
+            source = find_data(config.mining_data, self.workspace)
+            found = survey(source, self.workspace, prompt_format, limit=0, allow_test_rows=config.allow_test_rows)
+            refuse(found, source, prompt_format, exclude_test_rows=config.exclude_test_rows, allow_test_rows=config.allow_test_rows)
+        except UserError as error:
+            tests = "exclude_test_rows=true" in str(error)
+            return [Problem(f"mining_data: {error}", "mining_data", {"exclude_test_rows": True} if tests else None,
+                            "Leave them out" if tests else "")]
+        return []
 
     def _validated(self, name: str, preset: str, settings: dict[str, Any]) -> Any:
         return validate(self.workspace.plugins.method(name), self._with_preset(name, preset, settings))

@@ -75,6 +75,7 @@ def pairs_run(workspace: Workspace, *mined: str, run_id: str = "pairs-0001", **c
     run = folder(workspace, run_id, "build-pairs", values, lane="instant", ended=time.time() + 0.01)
     builder = PairBuilder(SimpleNamespace(**values), workspace)
     builder.survey()
-    write_records(run.dir / "preferences.jsonl", builder.build(SimpleNamespace(progress=lambda *_, **__: None)))
+    silent = SimpleNamespace(progress=lambda *_, **__: None, stop_if_asked=lambda: None)
+    write_records(run.dir / "preferences.jsonl", builder.build(silent))
     write_json(run.dir / "report.json", make_report(builder, run))
     return run

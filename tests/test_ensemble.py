@@ -1,6 +1,7 @@
 """`rsft-ensemble` and `subset`: parts of a set, variants, their mining and the union; resume; what is found before the start."""
 
 import json
+import re
 from collections import Counter
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from core.lm.dpo_data import find_pairs
 from core.methods import UserError, validate, with_preset
 from core.mining.outputs import read_outputs
 from core.preflight import look
-from core.records import GuardExample, Preference, read_records
+from core.records import GuardExample, Labels, Preference, read_records
 from core.runs import update_status
 from core.split_guard import keys_to_register, prompt_key
 from tests.helpers import execute, write
@@ -179,6 +180,28 @@ def test_what_is_wrong_is_found_before_the_first_training(workspace, tiny_model,
     assert "my-test (2)" in refused.message
     assert refused.fix == {"exclude_test_rows": True}
     assert look(workspace, "rsft-ensemble", settings_for(tiny_model, exclude_test_rows=True)).estimate.seconds > 0
+
+
+@pytest.mark.usefixtures("data")
+def test_rows_that_cannot_be_mined_are_refused_before_the_first_training(workspace, tiny_model, tmp_path, here):
+    usable = examples(1)[0]
+    tested = GuardExample(prompt="Is this a test?", labels=usable.labels)
+    workspace.store.register_test_keys("my-test", "data-0009", keys_to_register([tested]))
+    sets = {"test": [usable, tested], "held": [usable.model_copy(update={"split": "validation"})],
+            "other": [GuardExample(prompt="Say it.", response="No.", labels=Labels(completion="refusal"))]}
+    said = {"test": r"my-test \(1\)", "held": "has no training rows", "other": "has a gold label that seed-label answers"}
+    for name, words in said.items():
+        settings = settings_for(tiny_model, mining_data=write(tmp_path / f"{name}.jsonl", sets[name]))
+        problem, = look(workspace, "rsft-ensemble", settings).errors
+        assert problem.field == "mining_data"
+        assert re.search(words, problem.message)
+        assert problem.fix == ({"exclude_test_rows": True} if name == "test" else None)
+        with pytest.raises(UserError, match=words):
+            execute(workspace, "rsft-ensemble", settings)
+        assert look(workspace, "rsft-ensemble", {**settings, "mine": False}).errors == []
+    assert here.done == []
+    left_out = settings_for(tiny_model, mining_data=str(tmp_path / "test.jsonl"), exclude_test_rows=True)
+    assert look(workspace, "rsft-ensemble", left_out).errors == []
 
 
 def test_a_subset_is_exact_repeats_and_keeps_validation_rows(workspace, tmp_path):

@@ -178,6 +178,45 @@ def test_stop_resume_and_changed_pairs(workspace, data, rsft, tmp_path):
         train(workspace, settings, run)
 
 
+@pytest.mark.parametrize("between", [3, 100])
+def test_a_sparse_curve_counts_every_step(workspace, data, rsft, between):
+    settings = {**FEW, "data": data, "model": f"run:{rsft.id}", "epochs": 2, "save_steps": 100}
+    every, run = train(workspace, settings), train(workspace, {**settings, "logging_steps": between})
+    assert [line["step"] for line in logged_steps(run)] == ([3, 6, 8] if between == 3 else [8])
+    assert run.report["pairs_learned"] == every.report["pairs_learned"] == 32
+    assert run.report["seconds"] > 0
+    assert run.report["headline"].startswith("training pairs: prefers the right answer in")
+    assert losses(run)[-1] == pytest.approx(np.mean(losses(every)[-(2 if between == 3 else 8):]), abs=1e-5)
+
+
+@pytest.mark.parametrize("at", ["on_step_end", "on_substep_end"])
+def test_a_stopped_run_with_a_sparse_curve_counts_every_step_once(workspace, data, rsft, monkeypatch, at):
+    """Stopped after two whole steps, in one case in the middle of the third, whose passes are done again."""
+    from core.lm.dpo_callbacks import PairFollow
+
+    settings = {**FEW, "data": data, "model": f"run:{rsft.id}", "batch_size": 2, "accumulation": 2, "packing": False, "save_steps": 100}
+    every = train(workspace, settings)
+    assert len(losses(every)) == 4
+    run = create(workspace, workspace.plugins.method("hs-dpo"), {**settings, "logging_steps": 100})
+    really = getattr(PairFollow, at)
+
+    def stopped(self, args, state, control, **more):
+        if state.global_step == 2:
+            (run.dir / "stop").touch()
+        return really(self, args, state, control, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairFollow, at, stopped)
+        with pytest.raises(StopRequested):
+            train(workspace, settings, run)
+    (run.dir / "stop").unlink()
+    again = train(workspace, settings, run)
+    assert [line["step"] for line in logged_steps(again)] == [2, 4]
+    assert [line["pairs"] for line in logged_steps(again)] == [8, 8]
+    assert losses(again) == pytest.approx([np.mean(losses(every)[:2]), np.mean(losses(every)[2:])], abs=1e-5)
+    assert again.report["pairs_learned"] == 16
+
+
 def test_another_reference_is_refused_on_resume(workspace, data, rsft):
     settings = {**FEW, "data": data, "model": f"run:{rsft.id}", "save_steps": 2}
     run = train(workspace, settings)
@@ -347,6 +386,22 @@ def test_a_foreign_file_trains_and_says_what_the_split_guard_could_not_see(works
     assert "none is stored with the model" in notices(run)
     assert (run.dir / "trained_keys.txt").read_text() == ""
     assert run.report["weights"] == [{"weight": 1.0, "pairs": 8}]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_pair_that_is_left_out_takes_no_memory(workspace, tiny_model, tmp_path, device):
+    from transformers import AutoTokenizer
+
+    from core.lm.dpo_check import _peak
+    from core.lm.dpo_rows import build_pairs
+    from core.lm.sft_check import shape_at
+
+    config = validate(workspace.plugins.method("hs-dpo"), {**FEW, "batch_size": 16, "data": "pairs", "model": str(tiny_model)})
+    tokenizer, shape = AutoTokenizer.from_pretrained(tiny_model), shape_at(find_model(str(tiny_model), workspace.runs_dir))
+    long = pairs(1)[0].model_copy(update={"chosen": [{"role": "assistant", "content": "a long answer " * 400}]})
+    kept, more = (build_pairs(rows, tokenizer, tmp_path, max_length=200) for rows in (pairs(16), [*pairs(16), long]))
+    assert more.dropped == 1
+    assert _peak(config, shape, more, device) == _peak(config, shape, kept, device)
 
 
 def test_check_and_estimate(workspace, data, rsft, monkeypatch):

@@ -100,7 +100,7 @@ def test_only_what_changed_is_copied_again(workspace: Workspace, place: FolderPl
     assert put == []
     run.set_labels(name="a better name")
     (run.dir / "test_keys.txt").unlink()
-    sync(workspace, place)
+    sync(workspace, place, wait=True)
     assert put == [run.id]
     fresh = restart(workspace)
     assert fresh.run(run.id).name == "a better name"
@@ -148,7 +148,7 @@ def test_a_process_killed_while_it_copies_leaves_the_earlier_copy(workspace: Wor
     assert done.returncode == -signal.SIGKILL
     assert [one.run for one in place.kept()] == [run.id]
     assert json.loads((place.folder / run.id / "labels.json").read_text())["name"] == "mine"
-    sync(workspace, place)
+    sync(workspace, place, wait=True)
     assert restart(workspace).run(run.id).name == "newer"
 
 
@@ -399,6 +399,44 @@ def test_what_changes_while_it_is_copied_leaves_a_whole_copy(workspace: Workspac
     assert len((restart(workspace).runs_dir / "saved" / "conversations.jsonl").read_text().splitlines()) >= 1
 
 
+def test_a_run_that_changes_while_it_is_copied_keeps_its_earlier_copy(workspace: Workspace, place: FolderPlace,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(workspace)
+    sync(workspace, place)
+    run.set_labels(name="newer")
+
+    def edited_put(self: FolderPlace, kept: Kept, folder: Path) -> None:
+        with (run.dir / "test_keys.txt").open("a") as file:
+            file.write("c3\n")
+        really(self, kept, folder)
+
+    really = FolderPlace.put
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderPlace, "put", edited_put)
+        assert sync(workspace, place, wait=True).trouble == ""
+    assert [one.run for one in place.kept()] == [run.id]
+    assert json.loads((place.folder / run.id / "labels.json").read_text())["name"] == "mine"
+    assert [path.name for path in place.folder.iterdir()] == [run.id]
+    sync(workspace, place, wait=True)
+    assert restart(workspace).run(run.id).name == "newer"
+    assert (workspace.runs_dir / run.id / "test_keys.txt").read_text().endswith("c3\n")
+
+
+def test_a_run_corrected_by_hand_is_copied_now_and_then(workspace: Workspace, place: FolderPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(workspace)
+    put: list[str] = []
+    monkeypatch.setattr(FolderPlace, "put", _seeing(put, FolderPlace.put))
+    now = time.time()
+    for look in range(24):  # six minutes
+        monkeypatch.setattr("core.keep.sync.time.time", lambda look=look: now + 15 * look)
+        run.set_labels(note="x" * look)
+        sync(workspace, place)
+    assert put == [run.id] * 3
+    sync(workspace, place, wait=True)  # the app closes, or a worker ends
+    assert put == [run.id] * 4
+    assert restart(workspace).run(run.id).labels["note"] == "x" * 23
+
+
 def test_a_line_taken_out_by_hand_stays_out(workspace: Workspace, place: FolderPlace) -> None:
     pairs = save_pair(workspace, chat(workspace), 0, 0, 1)
     (workspace.runs_dir / "spend.jsonl").write_text('{"t": 1}\n')
@@ -425,6 +463,23 @@ def test_a_stopped_run_that_came_back_says_that_it_begins_again(workspace: Works
     (back.dir / "checkpoint-5").mkdir()
     write_json(back.dir / "checkpoint-5" / "trainer_state.json", {})
     assert "goes on from checkpoint-5" in resume_words(back)
+
+
+def test_checkpoints_of_two_agents_trained_in_one_run_are_not_copied(workspace: Workspace, place: FolderPlace) -> None:
+    run = make_run(workspace, "waltz-sft-0001", state="stopped")
+    shutil.rmtree(run.dir / "checkpoint-10")
+    for name in ("sft-conversation/part.json", "sft-conversation/checkpoint-8/trainer_state.json", "adapter/checkpoint-1/own.json"):
+        (run.dir / name).parent.mkdir(parents=True)
+        write_json(run.dir / name, {})
+    assert "goes on from checkpoint-8" in resume_words(run)
+    sync(workspace, place)
+    back = restart(workspace).run(run.id)
+    assert not (back.dir / "sft-conversation" / "checkpoint-8").exists()
+    assert (back.dir / "sft-conversation" / "part.json").exists()
+    assert (back.dir / "adapter" / "checkpoint-1" / "own.json").exists()  # no checkpoint of the run
+    assert "Resume begins again: this run was restored from a copy" in resume_words(back)
+    write_json(run.dir / "sft-conversation" / "checkpoint-9" / "trainer_state.json", {})
+    assert "goes on from checkpoint-9" in resume_words(back)
 
 
 @pytest.mark.parametrize("stage, words", [("training", "there is no checkpoint yet"), ("evaluation", "goes on with what is written")])
@@ -489,6 +544,29 @@ def test_a_dataset_repository_keeps_runs(workspace: Workspace, hub: HubServer, t
     assert on_the_hub(hub, workspace, tmp_path).returncode == 0
     assert {name.split("/")[1] for name in repo.files} == {"_workspace", "_comparisons"}
     assert len(repo.messages) == 5  # and nothing that was fetched is sent back
+
+
+CHANGED = """
+from huggingface_hub import HfApi
+upload = HfApi.preupload_lfs_files
+def changed(self, *given, **options):
+    with next(Workspace().runs_dir.glob("rsft-*/test_keys.txt")).open("a") as file: file.write("c3\\n")
+    return upload(self, *given, **options)
+HfApi.preupload_lfs_files = changed
+"""
+
+
+def test_a_run_that_changes_while_it_is_sent_keeps_its_earlier_copy(workspace: Workspace, hub: HubServer, tmp_path: Path) -> None:
+    run = make_run(workspace)
+    assert on_the_hub(hub, workspace, tmp_path).returncode == 0
+    run.set_labels(name="newer")
+    done = on_the_hub(hub, workspace, tmp_path, f"from core.runs import Workspace\n{CHANGED}\n{SYNC}")
+    assert done.returncode == 0, done.stderr
+    assert (run.dir / "test_keys.txt").read_text().endswith("c3\n")
+    shutil.rmtree(workspace.runs_dir)
+    done = on_the_hub(hub, workspace, tmp_path, START)
+    assert "1 run restored" in done.stdout, done.stdout + done.stderr
+    assert Workspace(workspace.runs_dir).run(run.id).name == "mine"
 
 
 def test_run_folders_are_never_put_where_everybody_sees_them(workspace: Workspace, hub: HubServer, tmp_path: Path) -> None:

@@ -72,12 +72,14 @@ def scripted(monkeypatch):
     class Engine:
         name, promise = "scripted", "The same every time."
 
-        def answers(self, prompts, *, samples, indices, should_stop, **settings):
+        def answers(self, prompts, *, samples, indices, should_stop, have, **settings):
             for index, text in zip(indices, prompts, strict=False):
                 script.asked.append((index, text, settings))
                 for number in range(samples):
                     if script.stop_after == (index, number):
                         return
+                    if (index, number) in have:
+                        continue
                     text = says(script.answers(index, number))
                     yield SimpleNamespace(index=index, sample=number, text=text, tokens=4, finish="stop")
 
@@ -466,14 +468,42 @@ def test_answers_of_another_engine_are_not_mixed_into_a_row(workspace, data, gua
         mine(workspace, settings, run)
     kept = Ahead(run.dir / "ahead.jsonl", 7).held
     assert sorted(kept) == [(7, 0), (7, 1)]
-    write(run.dir / "ahead.jsonl", [answer.model_copy(update={"text": "Label: safe"}) for answer in kept.values()])
+    write(run.dir / "ahead.jsonl", [answer.model_copy(update={"text": "of the other engine"}) for answer in kept.values()])
     begun = json.loads((run.dir / "begun.json").read_text())
     begun["engines"][0]["name"] = "another"
     (run.dir / "begun.json").write_text(json.dumps(begun))
+    scripted.stop_after = (7, 1)
+    with pytest.raises(StopRequested):
+        mine(workspace, {}, run)
+    scripted.answers = lambda *_: "unharmful"
     (run.dir / "stop").unlink()
     scripted.stop_after = None
     mine(workspace, {}, run)
-    assert {output.text for row in read_outputs(run.dir / "outputs.jsonl") for output in row.outputs} == {"Label: harmful"}
+    texts = [[output.text for output in row.outputs] for row in read_outputs(run.dir / "outputs.jsonl")]
+    assert texts[:7] == [[says("harmful")] * 4] * 7
+    assert texts[7] == [says("harmful"), *[says("unharmful")] * 3], "the first is from before the second stop"
+    assert texts[8:] == [[says("unharmful")] * 4] * 16
+
+
+def test_answers_of_another_engine_go_from_the_disk_before_the_new_engine_is_noted(workspace, data, guard, scripted, monkeypatch):
+    """Killed between the two, and resumed with the same engine, the run must not find them."""
+    settings = {"data": data, "model": guard}
+    run = create(workspace, workspace.plugins.method("mine-hard-samples"), {**ON_CPU, **settings})
+    scripted.stop_after = (7, 2)
+    (run.dir / "stop").touch()
+    with pytest.raises(StopRequested):
+        mine(workspace, settings, run)
+    begun = json.loads((run.dir / "begun.json").read_text())
+    begun["engines"][0]["name"] = "another"
+    (run.dir / "begun.json").write_text(json.dumps(begun))
+
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr("core.mining.mine.note_engine", killed)
+    with pytest.raises(Killed):
+        mine(workspace, {}, run)
+    assert Ahead(run.dir / "ahead.jsonl", 7).held == {}
 
 
 def test_rows_stream(workspace, data):

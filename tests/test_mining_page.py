@@ -7,6 +7,7 @@ import json
 import time
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from core.mining.pairs import load_preferences
 from core.mining.samples import KINDS, kind_of, tally
 from core.records import HardSample, Labels, MinedSample, read_records
 from core.runs import Workspace, this_process, update_status
-from core.ui import mining_cards, mining_index, mining_plots
+from core.ui import mining_cards, mining_index, mining_page, mining_plots
 from core.ui.address import read_view
 from core.ui.mining_built import weights_of
 from core.ui.mining_export import hard_samples
@@ -203,6 +204,17 @@ def test_filters_of_the_address(page):
     assert "right=" not in page.act(f"{FULL}&right=2&q=x", "clear", "")
 
 
+def test_a_double_click_counts_once_and_each_press_of_j_and_k(workspace):
+    mining_run(workspace)
+    with gr.Blocks() as demo:
+        gr.HTML()
+    with demo.route("Mining", "mining"):
+        mining_page.build(workspace)
+    modes = {(fn.fn.__name__, event): fn.trigger_mode for fn in demo.fns.values() if fn.fn for _, event in fn.targets}
+    assert modes["act", "select"] == "once"
+    assert modes["step", "key_up"] == "multiple"
+
+
 def test_harmful_prompts_are_blurred_and_text_of_models_is_escaped(workspace):
     attack = "<script>alert(1)</script><img src=x>"
     mining_run(workspace, [sample(0, 2, gold="harmful", prompt=attack, source=attack, category=attack,
@@ -291,6 +303,16 @@ def test_a_fixed_gold_label_counts_everywhere_and_the_original_is_kept(page, wor
     page.act(query, "gold", "3 request unharmful", "ben")
     assert edits_of(workspace)[-1].label is None, "the original label takes the edit back"
     assert listed(page, f"{FULL}&edited=1") == []
+    page.act(query, "exclude", "1")
+    page.act(query, "gold", "0 request harmful")
+    assert "gold changed" in shown(page, f"{FULL}&edited=1")["table"]
+    for row in ("3", "1"):
+        page.act(query, "gold", f"{row} request harmful")
+    look = page.look(FULL)
+    assert [look.miner.pair(look.miner.place_of(row)) for row in (0, 3, 1)] == ["gold changed", "", "excluded"]
+    for row in ("0", "1", "3"):
+        page.act(query, "gold", f"{row} request unharmful")
+    page.act(query, "exclude", "1")
     written = len(edits_of(workspace))
     page.act(query, "gold", "3 request unharmful")
     assert len(edits_of(workspace)) == written, "what is so already is no edit"
@@ -407,6 +429,44 @@ def test_the_pairs_card_says_what_the_report_says(page, workspace):
     time.sleep(0.02)
     page.act(FULL, "exclude", "5")
     assert "edited since" in shown(page)["pairs"]
+
+
+def test_edits_taken_back_after_a_build_are_edits_since(page, workspace):
+    page.act(FULL, "exclude", "1")
+    pairs_run(workspace)
+    assert "edited since" not in shown(page)["pairs"]
+    time.sleep(0.02)
+    page.act(FULL, "exclude", "1")
+    assert read_edits(edits_file(workspace.run("mine-0001").dir)) == {}
+    assert "edited since" in shown(page)["pairs"], "the pair that was left out is wanted again"
+
+
+def test_edits_made_while_pairs_are_built_are_edits_since(page, workspace):
+    run = pairs_run(workspace)
+    update_status(run.dir, started=time.time(), ended=time.time() + 60)
+    time.sleep(0.02)
+    page.act(FULL, "exclude", "1")
+    assert "edited since" in shown(page)["pairs"]
+
+
+def test_pairs_that_read_unreadable_outputs_otherwise_keep_their_weights_in_the_list(page, workspace):
+    assert "counted an unreadable output" not in shown(page)["table"]
+    mining_run(workspace, [*rows(), sample(12, 1, unparsed=2)], "mine-0002")
+    query = "run=mine-0002"
+    run = pairs_run(workspace, "mine-0002", unparsed="incorrect")
+    stored = {pair.row: pair.weight for pair in load_preferences(run.dir / "preferences.jsonl")}
+    parts = shown(page, query)
+    assert "pairs-0001 counted an unreadable output as wrong, this run as nothing" in parts["table"]
+    assert "Build the pairs again" in parts["build"]
+    look = page.look(query)
+    own = {row: look.miner.weight(look.miner.place_of(row), page.pairing.weighting(look.built), look.miner.gaps()) for row in (12,)}
+    assert stored[12] != pytest.approx(own[12])
+    assert 11 in stored
+    line = shown(page, f"{query}&q=loaf+12")["table"].split("<tbody>")[1]
+    assert f"{stored[12]:.2f}" in line
+    assert f"{own[12]:.2f}" not in line
+    pairs_run(workspace, "mine-0002", run_id="pairs-0002")
+    assert "counted an unreadable output" not in shown(page, query)["table"], "the newest pairs, built as mined"
 
 
 @pytest.mark.parametrize(("gamma", "norm"), [(0.2, "min-max"), (0.5, "seed-code")])

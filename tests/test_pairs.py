@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.active import ActiveRun, StopRequested
 from core.jobs import create
 from core.lineage import ancestors
 from core.methods import UserError, validate
@@ -233,6 +234,17 @@ def test_uneven_right_labels_are_told(workspace):
     report = build(workspace, mined(workspace, rows)).report
     assert sorted(line["pairs"] for line in report["by_gold"]) == [1, 2]
     assert any(note.startswith("Right answers of the request: ") and "2 " in note for note in report["notes"])
+
+
+def test_stop_ends_a_build_and_leaves_no_file(workspace, monkeypatch):
+    miner = mined(workspace, rows_of(*MIXED[:3]))
+    run = create(workspace, workspace.plugins.method("build-pairs"), {"runs": [miner.id]})
+    told = []
+    monkeypatch.setattr(ActiveRun, "progress", lambda self, done, *_: (told.append(done), (self.dir / "stop").touch()))
+    with pytest.raises(StopRequested):
+        execute(workspace, "build-pairs", {}, run)
+    assert told == [1], "after the first row"
+    assert not (run.dir / "preferences.jsonl").exists()
 
 
 def test_no_pairs_is_an_error_and_leaves_no_file(workspace):

@@ -83,6 +83,8 @@ def test_what_a_resumed_run_takes_back_is_forgotten(run):
     assert (len(records.history), len(records.episodes)) == (10, 80)
     assert records.episodes.renewed == 1
     assert [line.iteration for line in read_iterations(run.dir)] == records.history.iterations
+    with pytest.raises(UserError, match="written anew while it was read"):
+        records.episodes.read(95)  # found before the file was rewritten
 
 
 def test_a_file_of_another_run_with_the_same_number_begins_anew(run):

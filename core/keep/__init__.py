@@ -1,10 +1,11 @@
 """Durable copies of finished runs, for machines whose disk forgets: `$GUARDWALTZ_KEEP` is a folder, or hf://datasets/OWNER/NAME.
 
-A run is copied when it ends, and again when its folder changes (a new name, a correction by hand): without checkpoints, with what it
-made. So are the owner's saved turns, pairs and comparisons, the votes and the money spent. What visitors of a public demo did is not
-kept. At the start of the app what is missing here is fetched. Whatever goes wrong is said once and tried again; the run in the runs
-folder is never touched. `python -m core.keep` brings everything up to date once: each worker starts that as it ends, so that it works
-without the app, and the app does the same every few seconds for what people change, and once more as it closes.
+A run is copied when it ends, and again, not more often than every two minutes, when its folder changes (a new name, a correction by
+hand): without checkpoints, with what it made. So are the owner's saved turns, pairs and comparisons, the votes and the money spent. What
+visitors of a public demo did is not kept. At the start of the app what is missing here is fetched. Whatever goes wrong is said once and
+tried again; the run in the runs folder is never touched. `python -m core.keep` brings everything up to date once: each worker starts that
+as it ends, so that it works without the app, and the app does the same every few seconds for what people change, and once more as it
+closes.
 
 where.py says which place is meant, folder_place.py and hub_place.py how copies lie there, ledger.py what was copied, beside.py what
 else than runs is copied, sync.py what is to be done.

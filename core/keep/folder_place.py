@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.export.archive import plain_disk_errors
-from core.keep.sync import MANIFEST, Kept, read_manifest, write_manifest
+from core.keep.sync import MANIFEST, ChangedMeanwhile, Kept, read_manifest, write_manifest
 from core.methods import UserError
 
 _NEW, _OLD = ".new-", ".old-"
@@ -43,6 +43,8 @@ class FolderPlace:
             try:
                 for name in kept.files:
                     _copy(folder / name, target / name, new / name)
+                if not kept.fits(new):
+                    raise ChangedMeanwhile(kept.key)
                 write_manifest(new, kept)
                 shutil.rmtree(old, ignore_errors=True)
                 if target.exists():

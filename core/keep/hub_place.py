@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.export.hub import plain_hub_errors, signed_in
-from core.keep.sync import MANIFEST, Kept
+from core.keep.sync import MANIFEST, ChangedMeanwhile, Kept
 from core.methods import UserError
 
 FOLDER = "runs"
+SMALL = 10_000_000
+"""Bytes up to which the Hub may take a file inside the commit; larger ones are sent before it."""
 _FORM = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)/?")
 
 
@@ -73,9 +75,13 @@ class HubPlace:
             wanted = {f"{inside}/{name}" for name in kept.files} | {f"{inside}/{MANIFEST}"}
             stale = sorted(path for path in api.list_repo_files(self.repo, repo_type="dataset")
                            if path.startswith(f"{inside}/") and path not in wanted)
+            adds = [CommitOperationAdd(f"{inside}/{name}", _content(folder / name, size)) for name, size in kept.files.items()]
+            as_named = all(add.upload_info.size == size for add, size in zip(adds, kept.files.values(), strict=True))
+            api.preupload_lfs_files(self.repo, adds, repo_type="dataset")  # what takes long; after it, there is only the commit
+            if not (as_named and kept.fits(folder)):
+                raise ChangedMeanwhile(kept.key)
             api.create_commit(self.repo, [
-                *(CommitOperationAdd(f"{inside}/{name}", folder / name) for name in kept.files),
-                CommitOperationAdd(f"{inside}/{MANIFEST}", json.dumps(kept.document()).encode()),
+                *adds, CommitOperationAdd(f"{inside}/{MANIFEST}", json.dumps(kept.document()).encode()),
                 *(CommitOperationDelete(path) for path in stale)], commit_message=f"Keep {kept.key}", repo_type="dataset")
 
     def fetch(self, kept: Iterable[Kept], into: Path) -> None:
@@ -104,3 +110,8 @@ class HubPlace:
     def _refuse_public(self, private: bool | None) -> None:
         if private is False:
             raise UserError(f"{self.name} is public, and run folders hold prompts, answers and logs; make it private, or name another one.")
+
+
+def _content(path: Path, size: int) -> bytes | Path:
+    """A small file as it is now, because one that goes into the commit is read as that is sent; a large one by its path."""
+    return path.read_bytes() if size <= SMALL else path

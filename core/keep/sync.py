@@ -16,12 +16,19 @@ from core.files import read_json, write_json
 from core.keep.beside import BESIDE, COMPARISONS, snapshot
 from core.keep.ledger import Ledger
 from core.methods import UserError
-from core.resuming import WITHOUT_CHECKPOINTS
+from core.resuming import WITHOUT_CHECKPOINTS, checkpoints_of
 from core.runs import FINISHED, Run, Workspace, update_status
 
 MANIFEST = "kept.json"
 """Lies in each copy: which run it is, and its files with their sizes. A copy without it, or that does not match it, does not count."""
 _LEFT_OUT = ("heartbeat", "stop", MANIFEST)
+REST = 120.0
+"""Seconds after a copy of a run in which no look makes another one: a person who corrects rows by hand changes it every few seconds, and
+the Hub takes about 128 commits an hour from one repository."""
+
+
+class ChangedMeanwhile(Exception):
+    """What was to be copied is not what it was when the copy began. The copy is given up, and the next look makes another one."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ class Place(Protocol):
         """Every whole copy."""
 
     def put(self, kept: Kept, folder: Path) -> None:
-        """Copy files of `folder`; what lay there before under the same key counts until the new copy is whole."""
+        """Copy files of `folder`; what lay there before under the same key counts until the new copy is whole. ChangedMeanwhile, and the
+        earlier copy stays, where the files are not of the sizes that `kept` names."""
 
     def fetch(self, kept: Iterable[Kept], into: Path) -> None:
         """Make `into/<key>/` with the files of each."""
@@ -98,7 +106,7 @@ class Synced:
 
 def sync(workspace: Workspace, place: Place, wait: bool = False) -> Synced:
     """Restore if that was not possible yet, then copy every finished run that has changed, and what lies beside them. wait: for another
-    process that is at it; and copy also what was copied a moment ago."""
+    process that is at it; and copy also what was copied a moment ago (without it, that is left alone for a while)."""
     ledger, done = Ledger(workspace.runs_dir), Synced()
     try:
         if not ledger.is_restored(place.name):
@@ -174,16 +182,16 @@ def _copy_all(workspace: Workspace, place: Place, ledger: Ledger, rests: bool) -
         before = fingerprint(item.folder, item.files)
         if before == ledger.fingerprint(place.name, item.run, item.created):
             continue
-        if rests and item.rest and abs(time.time() - ledger.copied(place.name, item.run)) < item.rest:
+        if rests and abs(time.time() - ledger.copied(place.name, item.run)) < item.rest:
             continue
         known = place.kept() if known is None else known
         key = _key(item, known)
         try:
-            with snapshot(item.folder, item.files) if item.rest else nullcontext(item.folder) as folder:
+            with snapshot(item.folder, item.files) if item.is_beside else nullcontext(item.folder) as folder:
                 sizes = {name: (folder / name).stat().st_size for name in item.files}
                 place.put(Kept(key, item.run, item.created, sizes, _leaves_checkpoints(item)), folder)
             ledger.set_copied(place.name, item.run, time.time())
-        except FileNotFoundError:  # deleted, or resumed, while it was copied: the next look sees what is there then
+        except (ChangedMeanwhile, FileNotFoundError):  # edited, resumed or deleted while it was copied: the next look sees what is there
             continue
         except (UserError, OSError) as error:
             trouble = f"{item.run} could not be copied to {place.name}: {error}"
@@ -208,8 +216,13 @@ class _Item:
     created: float
     folder: Path
     files: tuple[str, ...]
-    rest: float = 0.0
-    """Seconds after a copy in which no look makes another one; 0 = a run, which is not being written."""
+    rest: float = REST
+    """Seconds after a copy in which no look makes another one."""
+
+    @property
+    def is_beside(self) -> bool:
+        """Is it no run, but what lies beside them and is written at any time?"""
+        return self.run in BESIDE
 
 
 def _items(workspace: Workspace) -> Iterator[_Item]:
@@ -235,18 +248,20 @@ def _is_a_visitors(run: Run, runs: Mapping[str, Run]) -> bool:
 
 
 def _leaves_checkpoints(item: _Item) -> bool:
-    if item.rest:
+    if item.is_beside:
         return False
     run = Run(item.folder)
-    return run.state != "succeeded" and bool(run.checkpoints())
+    return run.state != "succeeded" and bool(checkpoints_of(run))
 
 
 def kept_files(folder: Path) -> tuple[str, ...]:
     """Files of a run folder that are copied: no checkpoints (a finished run needs none), nothing half written, no links."""
     found: list[str] = []
     for at, folders, names in os.walk(folder):
-        top = Path(at) == folder
-        folders[:] = [name for name in folders if not name.startswith(".") and not (top and name.startswith("checkpoint-"))]
+        inside = Path(at).relative_to(folder)
+        top = not inside.parts
+        whole = top or (len(inside.parts) == 1 and inside.name.startswith("sft-"))  # a share has its own, see core/resuming.py
+        folders[:] = [name for name in folders if not name.startswith(".") and not (whole and name.startswith("checkpoint-"))]
         for name in names:
             path = Path(at) / name
             if not (name.startswith(".") or (top and name in _LEFT_OUT) or path.is_symlink()):

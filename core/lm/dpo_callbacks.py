@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from core.lm.sft_callbacks import Follow
 
 SHOWN = ("dpo_loss", "sft_loss", "reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy", "kl_estimate")
@@ -9,6 +11,17 @@ SHOWN = ("dpo_loss", "sft_loss", "reward_chosen", "reward_rejected", "reward_mar
 
 class PairFollow(Follow):
     """Curves of the loss's parts, the rewards, and the loss of each group of weights."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_step_begin(args, state, control, **kwargs)
+        self.trainer.begin_step()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        control = super().on_substep_end(args, state, control, **kwargs)
+        if self.stopping:
+            self.trainer.give_up_step()
+            control.should_log = True  # the whole steps since the last point of the curves, where there are any
+        return control
 
     def step_values(self, speed: float | None) -> tuple[dict[str, float], dict[str, str]]:
         found = self.trainer.take_totals()

@@ -107,8 +107,11 @@ def check(config: Any, prepared: PreparedPairs, seen: SeenPairs) -> list[Problem
 
 
 def _peak(config: Any, shape: Shape, made: PairRows, device: str) -> int:
-    longest = max(made.length(place) for place in made.rows)
-    tokens = max(longest, CPU_PASS) if device == "cpu" else 2 * made.longest * config.batch_size
+    """Of the pairs that are learned from, not of those that are left out."""
+    if device == "cpu":
+        tokens = max(CPU_PASS, *(made.length(place) for place in made.rows))
+    else:
+        tokens = 2 * config.batch_size * max(made.prompts[place] + max(made.chosen[place], made.rejected[place]) for place in made.rows)
     trained = shape.parameters if config.tuning == "full" else adapter_parameters(shape, config.lora_rank)
     need = peak_bytes(shape, tuning=config.tuning, dtype=compute_dtype(config, device), tokens=tokens, trained=trained,
                       checkpointing=config.activation_checkpointing == "on")

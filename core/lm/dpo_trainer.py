@@ -59,6 +59,8 @@ class PairTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc, unused-igno
         """log P_ref of (chosen, rejected) by places of pairs (dpo_reference.Numbers); None = ask the frozen copy each time."""
         self._buckets = WeightBuckets.of(rows.weights)
         self._totals = PairTotals(self._buckets, self.args.device)
+        self._before_step: tuple[Any, Any] | None = None
+        """(summed loss, sums of the totals) when the current step began."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         """The pairs are tokens already."""
@@ -129,6 +131,15 @@ class PairTrainer(PlannedTrainer, DPOTrainer):  # type: ignore[misc, unused-igno
         return len(places), sum(rows.chosen[place] + rows.rejected[place] for place in places)
 
     # What is shown
+
+    def begin_step(self) -> None:
+        """Remember what was summed up before the passes of a step."""
+        self._before_step = (self._tr_loss.clone(), self._totals.sums.clone())
+
+    def give_up_step(self) -> None:
+        """Forget the passes of the current step: a resumed run does them again."""
+        if self._before_step is not None:
+            self._tr_loss, self._totals.sums = self._before_step
 
     def take_totals(self) -> dict[str, float]:
         """Means over the pairs since this was last asked. All ranks must ask."""

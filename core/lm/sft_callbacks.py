@@ -64,7 +64,10 @@ class Follow(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if self.agreed(time.monotonic() - self._saved > SAVE_EVERY):
             control.should_save = True
         self._progress(state)
-        return self._stop_if_asked(control)
+        control = self._stop_if_asked(control)
+        if control.should_training_stop or control.should_save or control.should_evaluate:
+            control.should_log = True  # with logging_steps above 1: a process that goes on from here counts from zero
+        return control
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._saved = time.monotonic()

@@ -51,8 +51,10 @@ class Ahead:
             self._open()
 
     def forget(self) -> None:
-        """Hold nothing, where what is held cannot be used."""
+        """Hold nothing, in memory and in the file, where what is held cannot be used."""
         self.held.clear()
+        self._log.__exit__()
+        self._open()
 
     def done(self) -> None:
         """All rows are whole: the file goes."""

@@ -51,20 +51,22 @@ def model_identity(found: Found) -> dict[str, Any]:
     return {"ref": found.ref, "base": found.base, "revision": found.revision, "weights": weights}
 
 
-def note_engine(engine: Any, first: int, begun: dict[str, Any], run: ActiveRun) -> bool:
-    """Which engine answers from which row on, and what it promises. Another engine on resume is allowed, and said.
+def is_noted(engine: Any, begun: dict[str, Any]) -> bool:
+    """Is it the engine that answered last?"""
+    engines = begun["engines"]
+    return bool(engines) and (engines[-1]["name"], engines[-1]["promise"]) == (engine.name, engine.promise)
 
-    Returns whether it is the one that answered before.
-    """
+
+def note_engine(engine: Any, first: int, begun: dict[str, Any], run: ActiveRun) -> None:
+    """Which engine answers from which row on, and what it promises. Another engine on resume is allowed, and said."""
+    if is_noted(engine, begun):
+        return
     now = {"name": engine.name, "promise": engine.promise, "from": first}
     engines = begun["engines"]
     last = engines[-1] if engines else None
-    if last and (last["name"], last["promise"]) == (now["name"], now["promise"]):
-        return True
     if last and first:
         run.notice(f"The first {plural(first, 'row')} were answered by the engine {last['name']}, the others by {engine.name}: the texts "
                    "are not those of an uninterrupted run. Their distribution is.", "warning")
     engines[:] = [*(engines if first else []), now]
     write_json(run.dir / BEGUN, begun)
     run.log(f"engine {engine.name}: {engine.promise}")
-    return False

@@ -126,6 +126,7 @@ class PairBuilder:
         """The second pass. UserError at its end where no pair came out, so that no empty file is left."""
         built = self.built
         for number, (hard, is_test) in enumerate(marked(self._hard(), _texts, self.workspace.store, GuardTally()), start=1):
+            run.stop_if_asked()
             run.progress(number, built.hard, "hard rows")
             if is_test and not self.config.allow_test_rows:
                 continue

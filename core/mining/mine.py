@@ -12,7 +12,7 @@ from core.methods import UserError
 from core.mining.ahead import FILE as AHEAD_FILE
 from core.mining.ahead import Ahead, Answer
 from core.mining.answering import answered_rows, open_answers
-from core.mining.begun import begin, note_engine
+from core.mining.begun import begin, is_noted, note_engine
 from core.mining.outputs import FILE, HARD_FILE, read_outputs
 from core.mining.plan import Plan, make_plan, notes
 from core.mining.rows import Asked, refuse, rows_to_ask
@@ -68,8 +68,9 @@ def _ask(plan: Plan, config: Any, run: ActiveRun, summary: Summary, begun: dict[
         if before < total:
             run.log(f"loading {plan.found.ref}")
             with open_answers(config, plan.found.ref, run) as engine, Ahead(run.dir / AHEAD_FILE, first) as kept:
-                if not note_engine(engine, summary.rows, begun, run):
-                    kept.forget()  # answers of another engine: a row has all its answers from one
+                if not is_noted(engine, begun):
+                    kept.forget()  # answers of another engine: a row has all its answers from one; they go before the engine is noted
+                note_engine(engine, summary.rows, begun, run)
                 if kept.held:
                     run.log(f"{plural(len(kept.held), 'answer')} to later rows from before are kept")
                 started = time.monotonic()

@@ -43,7 +43,7 @@ def built_card(pairs: Sequence[Run], built: Built | None, miner: Miner | None, t
     sub = ", ".join(f"{item.get('run')}" for item in report.get("runs", []))
     parts.append(html.card_header("Preference pairs", f"{built.run.id}, from {sub}", html.state_pill(built.run.state) + links))
     parts += [html.problem_strip(str(line.get("text", line)), "warning") for line in report.get("overrides", [])]
-    if miner is not None and miner.latest_edit() > float(built.run.status.get("ended") or built.run.created):
+    if miner is not None and miner.latest_edit > built.began:
         parts.append(html.problem_strip("Inputs were edited since; build the pairs again to use that.", "warning"))
     out = int(counts.get("hard_rows", 0)) - int(counts.get("rows_with_pairs", 0))
     settings = report.get("settings", {})

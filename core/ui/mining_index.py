@@ -1,6 +1,6 @@
 """What the filters of the Mining page need of outputs.jsonl, as columns of numbers; the texts stay in the file.
 
-127,544 rows of 10 KB each take some 5 MB here. A file is read once for each state it is in (size and time of change); a large
+127,544 rows of 10 KB each take some 11 MB here. A file is read once for each state it is in (size and time of change); a large
 one is read by a thread, and meanwhile `index_of` answers how far that is.
 """
 

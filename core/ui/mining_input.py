@@ -31,11 +31,13 @@ const byKey = (event) => {
   const card = act && element.querySelector('[data-input]');
   if (!card) return;
   event.preventDefault();
-  trigger('select', {index: act, value: card.dataset.input});
+  if (act === 'exclude') return trigger('select', {index: act, value: card.dataset.input});
+  trigger('key_up', {key: act, input_value: card.dataset.input});
 };
 document.addEventListener('keydown', byKey);
 """
-"""J, K and X work anywhere on the page, but not while somebody types."""
+"""J, K and X work anywhere on the page, but not while somebody types. J and K are an event of their own, because a second press counts
+while the first is being answered; a second X, like a second click, must not take the first one back."""
 
 
 def input_card(miner: Miner, place: int, built: Built | None, mode: str, who: str, may_edit: bool = True) -> Markup:

@@ -83,6 +83,9 @@ def build(workspace: Workspace) -> None:
         changed = page.act(query, word, value, request.username or "")
         return [*redraw(changed, request, {**was, "filters": None} if word == "clear" else was), gr.skip()]
 
+    def step(event: gr.KeyUpData, query: str, was: dict[str, Any], request: gr.Request) -> list[Any]:
+        return redraw(page.act(query, event.key, str(event.input_value), request.username or ""), request, was)
+
     def pick(run_id: str, query: str, was: dict[str, Any], request: gr.Request) -> list[Any]:
         return redraw(write_view(read_view(query), **{**dict.fromkeys(DROPS["run"], ""), "run": run_id}), request, was)
 
@@ -108,8 +111,10 @@ def build(workspace: Workspace) -> None:
 
     on_load(load, None, everything)
     for name in ("header", "running", "others", "where", "list_head", "build", "table", "input", "pairs", "pairs_table"):
-        # "multiple": a second key must not be lost while the first is being answered
-        parts[name].select(act, [view, drawn], [*everything, fetched], trigger_mode="multiple", **silent)
+        # "once": a double click must not start two runs, nor take an edit back
+        parts[name].select(act, [view, drawn], [*everything, fetched], trigger_mode="once", **silent)
+    # "multiple": a second J or K must not be lost while the first is being answered
+    parts["input"].key_up(step, [view, drawn], everything, trigger_mode="multiple", **silent)
     picker.input(pick, [picker, view, drawn], everything, **silent)
     *dropdowns, text = filters
     gr.on([box.input for box in dropdowns], narrowed, [view, drawn, *filters], everything, **silent)

@@ -10,7 +10,7 @@ from core.mining.samples import TASK_ORDER
 from core.ui import html
 from core.ui.address import View, page_number
 from core.ui.mining_index import LABELS, NONE, Index, Ints, Wanted, find
-from core.ui.mining_run import Miner, Weighting
+from core.ui.mining_run import Built, Miner, Weighting
 from core.ui.pieces import cut, pager, segments
 
 PAGE = 8
@@ -104,15 +104,18 @@ def neighbour(miner: Miner, view: View, found: Ints, step: int) -> int | None:
     return next((place for place in rest if place in inside), int(order[-1 if step > 0 else 0]))
 
 
-def table(miner: Miner, view: View, found: Ints, weighting: Weighting) -> Markup:
-    """One page of the list."""
+def table(miner: Miner, view: View, found: Ints, weighting: Weighting, built: Built | None = None) -> Markup:
+    """One page of the list. Weights are those that pairs would have now, which are those of `built` where nothing was edited since; where
+    it counted unreadable outputs in another way they are read from its file, and a line above says so."""
+    other = built if built is not None and built.reads_otherwise(miner) else None
+    above = html.problem_strip(_other_reading(miner, other), "info") if other else Markup()
     if not len(found):
-        return _nothing(miner, view)
+        return above + _nothing(miner, view)
     page = page_number(view, pages(found))
     part = found[page * PAGE:(page + 1) * PAGE].tolist()
     opened = opened_place(miner, view, found)
     gaps = miner.gaps()
-    cells = [_line(miner, place, miner.weight(place, weighting, gaps)) for place in part]
+    cells = [_line(miner, place, miner.weight(place, weighting, gaps), other) for place in part]
     keys = [str(int(miner.index.row[place])) for place in part]
     selected = None if opened is None else str(int(miner.index.row[opened]))
     columns = ["Input", "Prompt", "Source", "Gold", "Right outputs", "Weight", "Pair"]
@@ -120,12 +123,19 @@ def table(miner: Miner, view: View, found: Ints, weighting: Weighting) -> Markup
     keys_note = html.join([html.element("kbd", "J") + html.span(" next"), html.element("kbd", "K") + html.span(" previous"),
                            html.element("kbd", "X") + html.span(" exclude")], ", ")
     note = html.span("hardest first", "gw-sub") + html.span(keys_note, "gw-keys-note")
-    return shown + pager(len(found), page, PAGE, html.span(note, "gw-line"))
+    return above + shown + pager(len(found), page, PAGE, html.span(note, "gw-line"))
 
 
-def _line(miner: Miner, place: int, weight: float | None) -> Sequence[str]:
+def _other_reading(miner: Miner, built: Built) -> str:
+    mined, other = ("nothing", "wrong") if miner.index.unparsed_as == "drop" else ("wrong", "nothing")
+    return (f"{built.run.id} counted an unreadable output as {other}, this run as {mined}. The weights below are those of its pairs; which "
+            "inputs are hard, and how many, stands here as this run counted.")
+
+
+def _line(miner: Miner, place: int, weight: float | None, other: Built | None) -> Sequence[str]:
     sample = miner.edited(place).sample
     index = miner.index
+    weight = other.weight_of(sample.row, sample.model) if other else weight
     task = miner.task_of(place)
     source = html.span(sample.source or EMPTY, "gw-sub")
     gold = html.chip(getattr(sample.gold, task), "" if task == "request" else task) if task else html.span("no label", "gw-sub")

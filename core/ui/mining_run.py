@@ -12,7 +12,7 @@ import numpy as np
 
 from core.methods import Method, UserError, from_run
 from core.mining.choosing import hand_pair
-from core.mining.edits import Edit, Edited, apply_edits, edits_file, read_edits
+from core.mining.edits import Edit, Edited, apply_edits, edits_file, history, read_edits
 from core.mining.outputs import FILE
 from core.mining.samples import KINDS, TASK_ORDER, Unparsed, as_hard
 from core.mining.weights import GapRange, Norm, alpha
@@ -22,8 +22,8 @@ from core.ui.mining_index import NONE, Facts, Index, Reading, facts_of, index_of
 from core.ui.mining_pairs import PairRow, pairs_in
 
 Pair = Literal["kept", "excluded", "swap void", "gold changed", "swapped", ""]
-"""What becomes of a row's pair; "" = the row is not hard, so there is none. swap void: picked by hand before the gold label was changed,
-and against it now."""
+"""What becomes of a row's pair; "" = the row is not hard as it counts now, so there is none. swap void: picked by hand before the gold
+label was changed, and against it now."""
 PAIRING = "build-pairs"
 """The method that makes pairs."""
 NOBODY = "local user"
@@ -48,6 +48,8 @@ class Miner:
     """As it was mined."""
     edits: Mapping[int, list[Edit]]
     """{row: edits in force}."""
+    latest_edit: float
+    """Unix time of the newest edit ever made, those included that were taken back or that take one back; 0.0 without one."""
 
     def place_of(self, row: int) -> int | None:
         """Where a row number stands."""
@@ -68,12 +70,13 @@ class Miner:
 
     def pair(self, place: int) -> Pair:
         """What becomes of the pair of a row."""
+        if not self.is_hard(place):
+            return ""
         kinds = {edit.kind for edit in self.edits.get(int(self.index.row[place]), [])}
         if "swap" in kinds and "exclude" not in kinds and self.swap_is_void(self.edited(place)):
             return "swap void"
         words: tuple[tuple[str, Pair], ...] = (("exclude", "excluded"), ("gold", "gold changed"), ("swap", "swapped"))
-        found = next((said for kind, said in words if kind in kinds), None)
-        return found or ("kept" if self.is_hard(place) else "")
+        return next((said for kind, said in words if kind in kinds), "kept")
 
     def hand_pair(self, edited: Edited) -> tuple[int, int] | None:
         """(chosen, rejected) output as a person picked them, where build-pairs takes that; a row that is not hard has no pair."""
@@ -95,10 +98,6 @@ class Miner:
         rows = [row for row, edits in self.edits.items() if any(edit.kind == "exclude" for edit in edits)]
         hard = KINDS.index("hard")
         return int(np.count_nonzero(np.isin(self.index.row, rows) & (self.index.kind == hard)))
-
-    def latest_edit(self) -> float:
-        """Unix time of the newest edit in force; 0.0 without one."""
-        return max((edit.t for edits in self.edits.values() for edit in edits), default=0.0)
 
     def gaps(self) -> dict[int, GapRange]:
         """{source: range of wrong minus right answers over its hard rows}: what build-pairs stretches the weights over."""
@@ -128,20 +127,22 @@ def open_miner(run: Run) -> Miner | Reading:
         return mined
     path = edits_file(run.dir)
     stat = path.stat() if path.exists() else None
-    edits, facts = _corrected(path, (stat.st_size, stat.st_mtime_ns) if stat else (0, 0), mined)
-    return Miner(run, with_facts(mined, facts), mined, edits)
+    edits, facts, latest = _corrected(path, (stat.st_size, stat.st_mtime_ns) if stat else (0, 0), mined)
+    return Miner(run, with_facts(mined, facts), mined, edits, latest)
 
 
 @lru_cache(maxsize=4)
-def _corrected(path: Path, stamp: tuple[int, int], mined: Index) -> tuple[dict[int, list[Edit]], dict[int, Facts]]:  # noqa: ARG001 - current by it
-    """The edits in force, and by place the facts of rows with another gold label, counted again. Read once for each state of the file."""
+def _corrected(path: Path, stamp: tuple[int, int],  # noqa: ARG001 - current by it
+               mined: Index) -> tuple[dict[int, list[Edit]], dict[int, Facts], float]:
+    """The edits in force; by place the facts of rows with another gold label, counted again; when the newest edit of all was made. Read
+    once for each state of the file."""
     edits = read_edits(path)
     facts = {}
     for row, found in edits.items():
         place = mined.place_of(row) if any(edit.kind == "gold" for edit in found) else None
         if place is not None:
             facts[place] = facts_of(apply_edits(mined.read(place), found).sample, mined.unparsed_as)
-    return edits, facts
+    return edits, facts, max((edit.t for edit in history(path)), default=0.0)
 
 
 # The pairs that were made from a run
@@ -158,6 +159,21 @@ class Built(NamedTuple):
         if not self.path.exists():
             return []
         return [pair for pair in pairs_in(self.path).get(row, ()) if pair.model == model]
+
+    def weight_of(self, row: int, model: str) -> float | None:
+        """The weight in the file of a mined row's pairs; None where it has none there."""
+        return next((pair.weight for pair in self.pairs_of(row, model)), None)
+
+    def reads_otherwise(self, miner: Miner) -> bool:
+        """Did the build count unreadable outputs in another way than the mining run, so that other rows are hard for it, and by other
+        weights?"""
+        found = next((line.get("unparsed") for line in self.report.get("runs", []) if line.get("run") == miner.run.id), None)
+        return found is not None and found != miner.index.unparsed_as
+
+    @property
+    def began(self) -> float:
+        """When the build began to read, edits first."""
+        return float(self.run.status.get("started") or self.run.created)
 
 
 class Pairing:

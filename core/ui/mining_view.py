@@ -132,7 +132,7 @@ class MiningPage:
         try:
             may_edit = self.workspace.access.may(Act.EDIT)
             opened = input_card(miner, place, look.built, view.get("mode", ""), who, may_edit) if place is not None else Markup()
-            listed = table(miner, view, found, weighting)
+            listed = table(miner, view, found, weighting, look.built)
         except UserError as error:  # the file was changed while it was read
             opened, listed = Markup(), html.problem_strip(str(error))
         acts = self._acts(miner, look.built, filled=not _form_is_open(view))
@@ -148,6 +148,8 @@ class MiningPage:
         if self.pairing.method is None or not self.workspace.access.may(Act.START):
             return html.div(html.join([export]), "gw-build")
         words = f"Build pairs from {usable:,} {'input' if usable == 1 else 'inputs'}"
+        if built is not None and built.reads_otherwise(miner):
+            words = "Build the pairs again"  # from how many is known when they are built
         if built is not None and (several := len(self.pairing.sources(built.run))) > 1:
             words = f"Build pairs from {several} mining runs again"
         button = html.small_button(words, "build", miner.run.id, "filled" if filled else "") if usable else None

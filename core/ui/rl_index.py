@@ -1,6 +1,6 @@
 """Files of a WaltzRL run that grow while it is looked at: the ledger as columns, and where each episode stands in episodes.jsonl.
 
-Only what was appended since the last look is read (core/ui/growing.py); the texts stay in the file. 50,000 episodes take about 1 MB
+Only what was appended since the last look is read (core/ui/growing.py); the texts stay in the file. 50,000 episodes take about 3 MB
 here. A file that was written anew (a resumed run takes back what its checkpoint does not have) is read again from its beginning.
 """
 
@@ -101,7 +101,7 @@ class EpisodeIndex:
             with self.file.path.open("rb") as file:
                 file.seek(self._columns["offset"][place])
                 return PlayedEpisode.model_validate_json(file.read(self._columns["length"][place]))
-        except (OSError, ValueError):
+        except (OSError, ValueError, IndexError):  # IndexError: it has fewer episodes now
             raise UserError(f"{EPISODES} was written anew while it was read; open the page again.") from None
 
 
