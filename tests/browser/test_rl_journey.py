@@ -109,9 +109,11 @@ def test_a_prompt_of_ones_own(new_page, run):
 def test_a_prompt_of_the_run_brings_its_side_along(new_page, run):
     place, one = next((place, one.episode) for place, one in enumerate(read_episodes(run.dir)) if one.episode.side == "benign")
     page = new_page(f"/rl?run={run.id}&episode={place}")
+    this_prompt = page.get_by_role("link", name="Try this prompt")
+    expect(this_prompt).to_be_visible(timeout=LONG)  # the page is whole: what comes in above later would push the card away
     page.get_by_role("link", name="Try it", exact=True).click(timeout=LONG)
     expect(page.locator("#try-it")).to_be_in_viewport()
-    page.get_by_role("link", name="Try this prompt").click()
+    this_prompt.click()
     expect(page.locator(".gw-try textarea").last).to_have_value(one.prompt, timeout=WAIT)
     expect(page.locator(".gw-try-settings input").last).to_have_value("benign", timeout=WAIT)
     expect(page.locator("#try-it")).to_be_in_viewport()
