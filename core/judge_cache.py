@@ -42,7 +42,8 @@ class CachedJudge(Judge):
 
     def verdicts(self, items: Sequence[Judged], should_stop: Callable[[], bool] | None = None) -> list[Verdict]:
         """See Judge.verdicts. Equal items of a call are asked about once."""
-        keys = [key_of(self.identity, item) for item in items]
+        identity = self.identity  # once: it may be a hash of weights
+        keys = [key_of(identity, item) for item in items]
         known = {key: Verdict.model_validate_json(text) for key, text in self.workspace.store.verdicts(keys).items()}
         unknown = dict(zip(reversed(keys), reversed(items), strict=True))
         todo = [key for key in dict.fromkeys(keys) if key not in known]
